@@ -1,0 +1,2 @@
+//! Start methods and processes.
+#![forbid(unsafe_code)]

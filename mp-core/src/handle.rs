@@ -1,0 +1,1 @@
+//! File descriptors that travel.

@@ -1,0 +1,19 @@
+//! The ground of `multiprocess`: what two processes need before they can share anything.
+//!
+//! Functions, values, file descriptors and memory that travel. Applications use the facade crate `multiprocess`.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod arena;
+pub mod codec;
+pub mod connection;
+pub mod error;
+pub mod function;
+pub mod futex;
+pub mod handle;
+pub mod link;
+pub mod liveness;
+pub mod message;
+pub mod segment;
+pub mod wait;
+
+pub use error::{Error, Result};

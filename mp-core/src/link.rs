@@ -1,0 +1,1 @@
+//! The task and result rings between a pool and one worker.

@@ -1,0 +1,1 @@
+//! Values and descriptors as one message.

@@ -1,0 +1,2 @@
+//! A pool of worker processes.
+#![forbid(unsafe_code)]

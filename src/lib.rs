@@ -1,0 +1,2 @@
+//! Processes as easy as threads.
+pub use mp_core as core;
