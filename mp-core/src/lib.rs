@@ -10,9 +10,11 @@ pub mod error;
 pub mod function;
 pub mod futex;
 pub mod handle;
+mod image;
 pub mod link;
 pub mod liveness;
 pub mod message;
+pub mod process;
 pub mod segment;
 pub mod wait;
 
