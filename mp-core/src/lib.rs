@@ -14,6 +14,7 @@ mod image;
 pub mod link;
 pub mod liveness;
 pub mod message;
+pub mod parcel;
 pub mod process;
 pub mod segment;
 pub mod wait;

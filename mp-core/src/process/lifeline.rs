@@ -16,6 +16,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::{Error, Result};
 
+/// The signal to send instead of SIGIO; the same number on every Linux architecture.
+const F_SETSIG: i32 = 10;
+
 /// The read end that this process hangs on.
 static HELD: Mutex<Option<OwnedFd>> = Mutex::new(None);
 
@@ -36,7 +39,7 @@ pub fn create() -> Result<(OwnedFd, OwnedFd)> {
 pub fn hold(child_end: OwnedFd) -> Result<()> {
     let failed = |error| Error::io("taking hold of the lifeline", error);
     let own_pid = rustix::process::getpid().as_raw_nonzero().get();
-    for (command, argument) in [(libc::F_SETOWN, own_pid), (libc::F_SETSIG, libc::SIGKILL)] {
+    for (command, argument) in [(libc::F_SETOWN, own_pid), (F_SETSIG, libc::SIGKILL)] {
         // SAFETY: both commands take an integer and touch only the kernel's record of this open file.
         if unsafe { libc::fcntl(child_end.as_raw_fd(), command, argument) } == -1 {
             return Err(failed(std::io::Error::last_os_error()));

@@ -10,4 +10,5 @@ pub mod exit;
 pub mod fork;
 pub mod lifeline;
 pub mod pidfd;
+pub mod signal;
 pub mod spawn;

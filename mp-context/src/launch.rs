@@ -1,0 +1,289 @@
+//! Starting a child, in two steps: ask for it, then hear that it is ready. Between the two, others can be asked for.
+//!
+//! # Design
+//!
+//! The child's end of a socket pair is held by nobody but the child (or, on the way, the fork server), so the end of
+//! that stream before its first word means that there is no child and never will be: no wait can outlast it. Both
+//! messages to the child fit into the socket's buffer (see [`mp_core::parcel`]), so they are sent before it exists.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use mp_core::connection::Connection;
+use mp_core::function::Remote;
+use mp_core::message::Message;
+use mp_core::process::entry::Hello;
+use mp_core::process::fork::{Forked, fork};
+use mp_core::process::pidfd::ExitStatus;
+use mp_core::process::spawn::{Spawn, spawn};
+use mp_core::process::{entry, lifeline};
+use mp_core::{Error, parcel};
+use rustix::process::Signal;
+
+use crate::bootstrap::{self, Leave};
+use crate::child::{Child, lock, with_head};
+use crate::children;
+use crate::current::current_process;
+use crate::error::{StartError, signal_name};
+use crate::forkserver;
+use crate::method::{self, StartMethod};
+use crate::preparation::{Call, Preparation, Settings};
+use crate::stdio::Streams;
+
+/// What to start, and how.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub method: StartMethod,
+    pub name: Option<String>,
+    pub daemon: bool,
+    pub ends_with_us: bool,
+    pub streams: Streams,
+    pub settings: Settings,
+    pub start_timeout: Duration,
+}
+
+/// A child that was asked for.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    socket: Connection,
+    lifeline: OwnedFd,
+    /// The process, if we made it ourselves.
+    process: Option<(u32, OwnedFd)>,
+    status: Option<OwnedFd>,
+    deadline: Option<Instant>,
+    about: About,
+}
+
+/// What the handle of the child will say of it.
+#[derive(Debug)]
+struct About {
+    name: String,
+    identity: Vec<u32>,
+    method: StartMethod,
+    daemon: bool,
+    ends_with_us: bool,
+    start_timeout: Duration,
+}
+
+/// The program for children made by spawn and for the fork server, if not this one.
+static EXECUTABLE: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Sets the program that is started for children instead of this one; it must be the same build.
+///
+/// `None` returns to this program. It applies to spawn, and to a fork server that is not running yet. The path is not
+/// checked before a process is started. Follows Python's `multiprocessing.set_executable`.
+pub fn set_executable<P: Into<PathBuf>>(path: impl Into<Option<P>>) {
+    *lock(&EXECUTABLE) = path.into().map(Into::into);
+}
+
+pub(crate) fn executable() -> Option<PathBuf> {
+    lock(&EXECUTABLE).clone()
+}
+
+/// Starts this program anew with `main` in place of its own; what `plan` says of streams is in `streams`.
+pub(crate) fn spawn_program(
+    main: &Remote<mp_core::function::Main>,
+    environment: &[(OsString, OsString)],
+    streams: &[OwnedFd; 3],
+    socket: &impl AsFd,
+    lifeline: &OwnedFd,
+) -> mp_core::Result<(u32, OwnedFd)> {
+    let executable = executable().unwrap_or_else(|| "/proc/self/exe".into());
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let started = spawn(&Spawn {
+        program: &executable,
+        arguments: &arguments,
+        environment,
+        main,
+        streams: streams.each_ref().map(AsFd::as_fd),
+        socket: socket.as_fd(),
+        lifeline: lifeline.as_fd(),
+    })?;
+    Ok((started.pid.as_raw_nonzero().get() as u32, started.pidfd))
+}
+
+/// Asks for a child that calls `function` with the encoded `arguments`.
+pub(crate) fn begin(mut plan: Plan, call: Call, arguments: Message) -> Result<Starting, StartError> {
+    let own = current_process();
+    if own.daemon() {
+        return Err(StartError::DaemonicParent { name: own.name() });
+    }
+    let identity = own.next_identity();
+    let name = plan.name.take().unwrap_or_else(|| {
+        let path: Vec<String> = identity.iter().map(ToString::to_string).collect();
+        format!("{}-{}", plan.method.process_type(), path.join(":"))
+    });
+    let about = About {
+        name: name.clone(),
+        identity: identity.clone(),
+        method: plan.method,
+        daemon: plan.daemon,
+        ends_with_us: plan.ends_with_us,
+        start_timeout: plan.start_timeout,
+    };
+    let system = |source| StartError::System { process: name.clone(), method: plan.method, source: Arc::new(source) };
+    if plan.method != StartMethod::Fork {
+        entry::check().map_err(system)?;
+    }
+    let preparation = |settings: Settings| {
+        Message::encode(&Preparation {
+            name: name.clone(),
+            identity: identity.clone(),
+            daemon: plan.daemon,
+            method: plan.method,
+            default_method: method::chosen(),
+            parent_name: own.name(),
+            parent_pid: std::process::id(),
+            authkey: own.authkey().as_bytes().to_vec(),
+            executable: executable(),
+            settings,
+        })
+    };
+    let function = call.function.name().to_owned();
+    let call = with_head(&call, arguments).map_err(|source| StartError::Arguments {
+        process: name.clone(),
+        function,
+        source: Arc::new(source),
+    })?;
+
+    let streams = plan.streams.open().map_err(|error| system(Error::io("opening the standard streams", error)))?;
+    let (socket, child_socket) = Connection::pair().map_err(system)?;
+    let (child_lifeline, lifeline) = lifeline::create().map_err(system)?;
+    let deadline = Instant::now().checked_add(plan.start_timeout);
+    let mut starting = Starting { socket, lifeline, process: None, status: None, deadline, about };
+    let send = |socket: &Connection, settings: Settings| -> mp_core::Result<()> {
+        parcel::send(socket, preparation(settings)?)?;
+        parcel::send(socket, call)
+    };
+    match plan.method {
+        StartMethod::Spawn => {
+            // The environment is there from the first instruction on, so the child need not change it.
+            let mut settings = plan.settings;
+            let mut environment: Vec<_> = std::env::vars_os().collect();
+            let change = std::mem::take(&mut settings.environment);
+            let replaced = |name: &OsString| {
+                change.removed.contains(name) || change.set.iter().any(|(other, _)| other == name)
+            };
+            environment.retain(|(name, _)| !replaced(name));
+            environment.extend(change.set.iter().cloned());
+            send(&starting.socket, settings).map_err(system)?;
+            let main = Remote::main(bootstrap::spawned);
+            let process = spawn_program(&main, &environment, &streams, &child_socket, &child_lifeline);
+            starting.process = Some(process.map_err(system)?);
+        }
+        StartMethod::ForkServer => {
+            let request = forkserver::Request { socket: child_socket, lifeline: child_lifeline, streams };
+            starting.status = Some(
+                forkserver::start(request, plan.settings, |settings| send(&starting.socket, settings))
+                    .map_err(system)?,
+            );
+        }
+        StartMethod::Fork => {
+            send(&starting.socket, plan.settings).map_err(system)?;
+            flush_streams();
+            match fork().map_err(system)? {
+                Forked::Parent { pid, pidfd } => {
+                    starting.process = Some((pid.as_raw_nonzero().get() as u32, pidfd));
+                }
+                Forked::Child => {
+                    children::disown();
+                    forkserver::disown();
+                    drop(starting);
+                    bootstrap::forked(child_socket, child_lifeline, streams, Leave::WithoutHandlers)
+                }
+            }
+        }
+    }
+    Ok(starting)
+}
+
+impl Starting {
+    /// Waits until the child is about to call its function.
+    pub fn finish(self) -> Result<Arc<Child>, StartError> {
+        let process = self.about.name.clone();
+        let rest = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let message = match rest {
+            Some(rest) => self.socket.recv_message_timeout(rest),
+            None => self.socket.recv_message(),
+        };
+        let mut message = match message {
+            Ok(message) => message,
+            Err(Error::Timeout { .. }) => {
+                self.kill();
+                return Err(StartError::Timeout { process, limit: self.about.start_timeout });
+            }
+            Err(_) => return Err(StartError::Died { process, how: self.how_it_died() }),
+        };
+        let pidfd = (!message.fds.is_empty()).then(|| message.fds.take(0, "pidfd"));
+        let pid = match message.decode::<Hello>() {
+            Ok(Hello::Ready { pid }) => pid,
+            Ok(Hello::Refused { reason }) => {
+                self.kill();
+                return Err(StartError::Refused { process, reason });
+            }
+            Err(error) => {
+                self.kill();
+                return Err(StartError::Refused { process, reason: error.to_string() });
+            }
+        };
+        let Starting { socket, lifeline, process: own, status, about, .. } = self;
+        let (pid, pidfd) = match (own, pidfd) {
+            (Some((pid, pidfd)), _) => (pid, pidfd),
+            (None, Some(Ok(pidfd))) => (pid, pidfd),
+            _ => return Err(StartError::Refused { process, reason: "it did not say who it is".into() }),
+        };
+        let child = Arc::new(Child {
+            name: about.name,
+            identity: about.identity,
+            pid,
+            method: about.method,
+            daemon: about.daemon,
+            ends_with_us: about.ends_with_us,
+            parent: std::process::id(),
+            pidfd,
+            status,
+            socket,
+            lifeline: Mutex::new(Some(lifeline)),
+            end: OnceLock::new(),
+            taking: Mutex::new(()),
+            closed: AtomicBool::new(false),
+        });
+        log::info!("process {} (pid {pid}) started with method {}", child.name, child.method);
+        children::add(child.clone());
+        Ok(child)
+    }
+
+    /// Ends a child that is not wanted. One that the fork server made hangs on the lifeline.
+    fn kill(self) {
+        drop(self.lifeline);
+        if let Some((_, pidfd)) = &self.process {
+            let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+            let _ = mp_core::wait::wait_ready(&[pidfd], None);
+            let _ = mp_core::process::pidfd::reap(pidfd);
+        }
+    }
+
+    fn how_it_died(self) -> String {
+        let Some((pid, pidfd)) = &self.process else {
+            return "the fork server lost it".into();
+        };
+        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+        let _ = mp_core::wait::wait_ready(&[pidfd], None);
+        match mp_core::process::pidfd::reap(pidfd) {
+            Some(ExitStatus::Code(code)) => format!("pid {pid} exited with code {code}"),
+            Some(ExitStatus::Signal { signal, .. }) => format!("pid {pid} was killed by {}", signal_name(signal)),
+            _ => format!("pid {pid} ended"),
+        }
+    }
+}
+
+/// What a copy of this process would otherwise print a second time.
+pub(crate) fn flush_streams() {
+    use std::io::Write;
+    let _ = std::io::stdout().flush();
+    let _ = std::io::stderr().flush();
+}

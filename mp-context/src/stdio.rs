@@ -1,0 +1,96 @@
+//! The standard streams of a child.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Where a standard stream of a child leads.
+///
+/// By default a child reads from nothing and writes to where its parent writes.
+#[derive(Debug, Default)]
+pub struct Stdio(Kind);
+
+#[derive(Debug, Default)]
+enum Kind {
+    #[default]
+    Inherit,
+    Null,
+    Given(OwnedFd),
+}
+
+impl Stdio {
+    /// The same as this process's stream; nothing if that is closed.
+    pub fn inherit() -> Self {
+        Stdio(Kind::Inherit)
+    }
+
+    /// Nothing: reads end at once, what is written is dropped.
+    pub fn null() -> Self {
+        Stdio(Kind::Null)
+    }
+
+    /// The descriptor for the child, given that of this process.
+    pub(crate) fn open(self, own: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        match self.0 {
+            Kind::Given(fd) => Ok(fd),
+            // A copy that is close-on-exec, above the numbers of the streams themselves.
+            Kind::Inherit => match rustix::io::fcntl_dupfd_cloexec(own, 3) {
+                Ok(fd) => Ok(fd),
+                Err(rustix::io::Errno::BADF) => open_null(),
+                Err(error) => Err(error.into()),
+            },
+            Kind::Null => open_null(),
+        }
+    }
+}
+
+fn open_null() -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+}
+
+/// Anything that is a descriptor: a file, a pipe, a socket.
+impl From<OwnedFd> for Stdio {
+    fn from(fd: OwnedFd) -> Self {
+        Stdio(Kind::Given(fd))
+    }
+}
+
+impl From<File> for Stdio {
+    fn from(file: File) -> Self {
+        Stdio(Kind::Given(file.into()))
+    }
+}
+
+/// The three streams of a child.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    pub stdin: Stdio,
+    pub stdout: Stdio,
+    pub stderr: Stdio,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Streams { stdin: Stdio::null(), stdout: Stdio::inherit(), stderr: Stdio::inherit() }
+    }
+}
+
+impl Streams {
+    /// The descriptors for the child.
+    pub fn open(self) -> io::Result<[OwnedFd; 3]> {
+        use rustix::stdio::{stderr, stdin, stdout};
+        Ok([
+            self.stdin.open(stdin().as_fd())?,
+            self.stdout.open(stdout().as_fd())?,
+            self.stderr.open(stderr().as_fd())?,
+        ])
+    }
+}
+
+/// Makes `streams` the descriptors 0, 1 and 2 of this process.
+pub(crate) fn put_in_place(streams: [OwnedFd; 3]) -> rustix::io::Result<()> {
+    let [stdin, stdout, stderr] = streams;
+    rustix::stdio::dup2_stdin(stdin)?;
+    rustix::stdio::dup2_stdout(stdout)?;
+    rustix::stdio::dup2_stderr(stderr)
+}
