@@ -70,8 +70,9 @@ mod tests {
     #[test]
     fn descendants_include_grandchildren() {
         use std::io::{BufRead, BufReader};
+        // A shell gives background jobs no input unless told to; both end with ours.
         let mut shell = Command::new("sh")
-            .args(["-c", "cat & echo $!; wait"])
+            .args(["-c", "exec 3<&0; cat <&3 & echo $!; wait"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
