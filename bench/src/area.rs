@@ -1,0 +1,147 @@
+//! The table of areas: what is measured in this program, in the limits probe, in Python, and what is compared.
+
+use crate::options::Options;
+use crate::record::{Record, Sink};
+use crate::{pool, process};
+use anyhow::Result;
+
+/// A part of the library and what it is measured against.
+pub struct Area {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// Measures of this program: ours, Rust peers and raw system calls, taking turns.
+    pub here: fn(&Options, &mut Sink) -> Result<()>,
+    /// What the limits probe measures (`--only`).
+    pub limits: &'static str,
+    /// What Python measures.
+    pub python: &'static [Python],
+    /// The rows of the table.
+    pub rows: &'static [Row],
+}
+
+impl std::fmt::Debug for Area {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// One run of a Python script.
+pub struct Python {
+    /// The script in `peers`.
+    pub script: &'static str,
+    /// The module that it measures; left out where it cannot be imported.
+    pub module: &'static str,
+    /// Further arguments; `--reps`, `--scale` and `--pin` are added.
+    pub args: &'static [&'static str],
+}
+
+/// One comparison.
+pub struct Row {
+    pub measure: &'static str,
+    /// Ours, where there are several ways to do the same: the record's `variant`.
+    pub variant: Option<&'static str>,
+    /// The `via` of the limit to compare with, else the best one of this measure.
+    pub limit: Option<&'static str>,
+    /// The start method of the Python measure, else the best one.
+    pub python: Option<&'static str>,
+    /// What we want to reach.
+    pub goal: Goal,
+}
+
+/// What a measure should reach.
+#[derive(Clone, Copy)]
+pub enum Goal {
+    /// Nothing in particular.
+    None,
+    /// At most so many times the limit.
+    Limit(f64),
+    /// At most this value.
+    Value(f64),
+}
+
+impl Row {
+    const fn new(measure: &'static str) -> Row {
+        Row { measure, variant: None, limit: None, python: None, goal: Goal::None }
+    }
+
+    const fn started(measure: &'static str, method: &'static str, limit: &'static str, goal: Goal) -> Row {
+        Row { measure, variant: Some(method), limit: Some(limit), python: Some(method), goal }
+    }
+
+    const fn goal(self, goal: Goal) -> Row {
+        Row { goal, ..self }
+    }
+
+    /// Whether `record` is our value of this row.
+    pub fn is_ours(&self, record: &Record) -> bool {
+        record.measure == self.measure && self.variant.is_none_or(|v| record.variant.as_deref() == Some(v))
+    }
+}
+
+/// Every area.
+pub const AREAS: &[Area] = &[
+    Area {
+        name: "process",
+        here: process::measure,
+        limits: "process",
+        python: &[
+            Python::multiprocessing(&["--start-method", "fork", "--only", "process"]),
+            Python::multiprocessing(&["--start-method", "forkserver", "--only", "process"]),
+            Python::multiprocessing(&["--start-method", "spawn", "--only", "process"]),
+        ],
+        rows: &[
+            Row::started("process.start_join.p50", "spawn", process::SPAWN, Goal::Limit(1.3)),
+            Row::started("process.start_join.p50", "forkserver", process::FORK, Goal::Limit(2.5)),
+            Row::started("process.start_join.p50", "fork", process::FORK, Goal::None),
+            Row::started("process.start_join.p99", "spawn", process::SPAWN, Goal::None),
+            Row::started("process.start_join.p99", "forkserver", process::FORK, Goal::None),
+            Row::started("process.start_join.p99", "fork", process::FORK, Goal::None),
+        ],
+    },
+    Area {
+        name: "pool",
+        here: pool::measure,
+        limits: "pool",
+        python: &[
+            Python::multiprocessing(&["--start-method", "fork", "--workers", "2", "--only", POOL_MEASURES]),
+            Python::multiprocessing(&[
+                "--start-method",
+                "forkserver",
+                "--workers",
+                "2",
+                "--only",
+                "pool_create",
+            ]),
+            Python::multiprocessing(&["--start-method", "spawn", "--workers", "2", "--only", "pool_create"]),
+            Python::pools("concurrent.futures"),
+            Python::pools("loky"),
+            Python::pools("joblib"),
+            Python::pools("mpire"),
+        ],
+        rows: &[
+            Row::new("pool.map_chunk1.w2").goal(Goal::Value(0.5)),
+            Row::new("pool.map_default.w2"),
+            Row::new("pool.apply_roundtrip.w2.p50"),
+            Row::new("pool.apply_roundtrip.w2.p99"),
+            Row::new("pool.create_map_close_join.w2").goal(Goal::Value(3.0)),
+        ],
+    },
+];
+
+/// What Python measures of pools beside what we do.
+const POOL_MEASURES: &str = "pool_map,pool_apply,pool_create";
+
+impl Python {
+    const fn multiprocessing(args: &'static [&'static str]) -> Python {
+        Python { script: "bench_python.py", module: "multiprocessing", args }
+    }
+
+    const fn pools(module: &'static str) -> Python {
+        Python { script: "bench_pools.py", module, args: &["--workers", "2"] }
+    }
+
+    /// What the script calls the module.
+    pub fn name(&self) -> &'static str {
+        if self.module == "concurrent.futures" { "futures" } else { self.module }
+    }
+}

@@ -1,0 +1,148 @@
+//! The table: ours beside the limit, Python and the best Rust peer, with ratios.
+
+use crate::area::{Goal, Row};
+use crate::options::Options;
+use crate::record::{Record, Sink};
+
+const HEAD: [&str; 11] =
+    ["measure", "unit", "ours", "limit", "x limit", "python", "x python", "peer", "x peer", "goal", "met"];
+
+pub fn print(options: &Options, sink: &Sink) {
+    let rows = options.areas.iter().flat_map(|a| a.rows);
+    let lines: Vec<[String; 11]> = rows.clone().map(|row| line(row, &sink.records)).collect();
+    let width =
+        |i: usize| lines.iter().map(|l| l[i].chars().count()).chain([HEAD[i].len()]).max().unwrap_or(0);
+    let widths: [usize; 11] = std::array::from_fn(width);
+    println!();
+    print_line(&HEAD.map(str::to_owned), &widths);
+    lines.iter().for_each(|l| print_line(l, &widths));
+    println!(
+        "\nx: ours takes so many times as long; below 1 ours is faster. Medians of {} runs.",
+        options.runs()
+    );
+    for row in rows {
+        for (what, record) in [("limit", limit(row, &sink.records)), ("python", python(row, &sink.records))] {
+            if let Some(record) = record {
+                println!("{what} of {}: {}", title(row), source(record));
+            }
+        }
+    }
+    sink.left_out.iter().for_each(|what| println!("left out: {what}"));
+    println!("results: {}", options.out.join("results.jsonl").display());
+}
+
+fn print_line(cells: &[String; 11], widths: &[usize; 11]) {
+    let mut line = format!("{:<1$}", cells[0], widths[0]);
+    for (cell, width) in cells.iter().zip(widths).skip(1) {
+        line += &format!("  {cell:>width$}");
+    }
+    println!("{}", line.trim_end());
+}
+
+fn title(row: &Row) -> String {
+    match row.variant {
+        Some(variant) => format!("{} {variant}", row.measure),
+        None => row.measure.to_owned(),
+    }
+}
+
+fn line(row: &Row, records: &[Record]) -> [String; 11] {
+    let ours = records.iter().find(|r| r.who == "ours" && row.is_ours(r));
+    let (limit, python) = (limit(row, records), python(row, records));
+    let peer = best(records.iter().filter(|r| r.measure == row.measure && !is_ground(r)));
+    let value = |r: Option<&Record>| r.map_or("-".to_owned(), |r| number(r.value));
+    let ratio = |other: Option<&Record>| match (ours, other) {
+        (Some(ours), Some(other)) => format!("{:.2}", ours.slower_than(other)),
+        _ => "-".to_owned(),
+    };
+    let (goal, met) = match row.goal {
+        Goal::None => (String::new(), None),
+        Goal::Limit(x) => (format!("<= {x}x limit"), ours.zip(limit).map(|(o, l)| o.slower_than(l) <= x)),
+        Goal::Value(v) => (format!("<= {v}"), ours.map(|o| o.value <= v)),
+    };
+    let unit = [ours, limit, python].into_iter().flatten().map(|r| r.unit.clone()).next().unwrap_or_default();
+    [
+        title(row),
+        unit,
+        value(ours),
+        value(limit),
+        ratio(limit),
+        value(python),
+        ratio(python),
+        peer.map_or("-".to_owned(), |p| format!("{} {}", number(p.value), p.who)),
+        ratio(peer),
+        goal,
+        met.map_or("", |met| if met { "yes" } else { "NO" }).to_owned(),
+    ]
+}
+
+fn is_ground(record: &Record) -> bool {
+    matches!(record.who.as_str(), "ours" | "limit" | "python")
+}
+
+fn limit<'a>(row: &Row, records: &'a [Record]) -> Option<&'a Record> {
+    best(records.iter().filter(|r| {
+        r.who == "limit" && r.measure == row.measure && row.limit.is_none_or(|v| r.via.as_deref() == Some(v))
+    }))
+}
+
+fn python<'a>(row: &Row, records: &'a [Record]) -> Option<&'a Record> {
+    best(records.iter().filter(|r| {
+        r.who == "python"
+            && r.measure == row.measure
+            && row.python.is_none_or(|m| r.start_method.as_deref() == Some(m))
+    }))
+}
+
+/// The fastest.
+fn best<'a>(records: impl Iterator<Item = &'a Record>) -> Option<&'a Record> {
+    records.min_by(|a, b| a.slower_than(b).total_cmp(&1.0))
+}
+
+fn source(record: &Record) -> String {
+    let parts = [&record.via, &record.module, &record.start_method];
+    parts.into_iter().flatten().cloned().collect::<Vec<_>>().join(", ")
+}
+
+/// Four significant digits or so.
+fn number(value: f64) -> String {
+    match value {
+        v if v >= 1000.0 => format!("{v:.0}"),
+        v if v >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(who: &str, via: Option<&str>, value: f64) -> Record {
+        let via = via.map(str::to_owned);
+        Record { who: who.into(), measure: "m".into(), unit: "us".into(), value, via, ..Record::default() }
+    }
+
+    #[test]
+    fn a_row_compares_with_the_named_limit_or_the_best() {
+        let records = [
+            record("limit", Some("slow"), 4.0),
+            record("limit", Some("fast"), 1.0),
+            record("ours", None, 2.0),
+            record("peer", None, 8.0),
+        ];
+        let mut row = Row { measure: "m", variant: None, limit: None, python: None, goal: Goal::Limit(1.3) };
+        assert_eq!(
+            line(&row, &records)[2..].join(" "),
+            "2.000 1.000 2.00 - - 8.000 peer 0.25 <= 1.3x limit NO"
+        );
+        row.limit = Some("slow");
+        assert_eq!(line(&row, &records)[4], "0.50");
+        assert_eq!(line(&row, &records)[10], "yes");
+    }
+
+    #[test]
+    fn what_was_not_measured_shows_as_a_dash() {
+        let row = Row { measure: "m", variant: None, limit: None, python: None, goal: Goal::Value(1.0) };
+        assert_eq!(line(&row, &[])[1..].join(" "), " - - - - - - - <= 1 ");
+    }
+}
