@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use crate::authkey::AuthKey;
 use crate::child::{Farewell, split_head, with_head};
 use crate::current::{self, ParentProcess, Record};
-use crate::launch::{self, flush_streams};
+use crate::launch::{flush_streams, inherit_executable};
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation};
 use crate::stdio::put_in_place;
@@ -62,7 +62,7 @@ fn run(socket: Connection, leave: Leave) -> ! {
     if by_server && let Ok(pidfd) = pidfd_open(getpid(), PidfdFlags::empty()) {
         hello.fds.attach(pidfd.into());
     }
-    if socket.send_message(&hello).is_err() {
+    if socket.send_message(hello).is_err() {
         exit::now(1);
     }
 
@@ -107,7 +107,7 @@ fn prepare(socket: &Connection) -> Result<(PreparedCall, bool), String> {
         children_started: AtomicU32::new(0),
     });
     method::inherit(preparation.default_method);
-    launch::set_executable(preparation.executable);
+    inherit_executable(preparation.executable);
     preparation.settings.apply()?;
 
     let mut arguments = message()?;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use mp_core::connection::Connection;
-use mp_core::message::Message;
+use mp_core::message::{Fds, Message, SharedFd};
 use mp_core::process::pidfd::{self, ExitStatus};
 use mp_core::wait::wait_ready;
 use mp_core::{Error, parcel};
@@ -61,7 +61,27 @@ pub(crate) struct Child {
 #[derive(Debug)]
 pub(crate) struct End {
     pub status: ExitStatus,
-    farewell: Option<(Farewell, Message)>,
+    farewell: Option<Farewell>,
+    value: Value,
+}
+
+/// An encoded result, for any number of askers.
+#[derive(Debug, Default)]
+pub(crate) struct Value {
+    bytes: Vec<u8>,
+    fds: Vec<SharedFd>,
+}
+
+impl Value {
+    /// The result for one asker; its descriptors are duplicated.
+    pub fn message(&self) -> mp_core::Result<Message> {
+        let mut fds = Fds::new();
+        for fd in &self.fds {
+            let duplicate = fd.try_clone().map_err(|error| Error::io("duplicating a descriptor of a result", error))?;
+            fds.attach(duplicate.into());
+        }
+        Ok(Message { bytes: self.bytes.clone(), fds })
+    }
 }
 
 impl Child {
@@ -108,19 +128,19 @@ impl Child {
         }
         let turn = lock(&self.taking);
         let end = self.end.get_or_init(|| {
-            let farewell = self.read_farewell();
+            let (farewell, value) = self.read_farewell().unzip();
             let status = match &self.status {
                 None => pidfd::reap(&self.pidfd),
                 Some(pipe) => read_status(pipe).or_else(|| pidfd::recall(&self.pidfd)),
             };
             let guess = match &farewell {
-                Some((Farewell::Value, _)) => ExitStatus::Code(0),
+                Some(Farewell::Value) => ExitStatus::Code(0),
                 Some(_) => ExitStatus::Code(1),
                 None => ExitStatus::Unknown,
             };
             let status = status.filter(|status| *status != ExitStatus::Unknown).unwrap_or(guess);
             log::info!("process {} (pid {}) ended: {status:?}", self.name, self.pid);
-            End { status, farewell }
+            End { status, farewell, value: value.unwrap_or_default() }
         });
         drop(turn);
         drop(lock(&self.lifeline).take());
@@ -129,11 +149,11 @@ impl Child {
     }
 
     /// What the child left in the socket; a message that its death cut off does not count.
-    fn read_farewell(&self) -> Option<(Farewell, Message)> {
+    fn read_farewell(&self) -> Option<(Farewell, Value)> {
         let message = self.socket.recv_message_timeout(Duration::ZERO).ok()?;
         let mut message = parcel::unpack(message).ok()?;
         let farewell = split_head::<Farewell>(&mut message).ok()?;
-        Some((farewell, message))
+        Some((farewell, Value { fds: message.fds.iter().cloned().collect(), bytes: message.bytes }))
     }
 
     pub fn is_alive(self: &Arc<Self>) -> bool {
@@ -172,20 +192,20 @@ impl Child {
 
 impl End {
     /// The encoded result, or what came instead.
-    pub fn result(&self, child: &Child) -> Result<&Message, ProcessError> {
+    pub fn result(&self, child: &Child) -> Result<&Value, ProcessError> {
         let (name, pid) = (child.name.clone(), child.pid);
         match (self.status, &self.farewell) {
             // Where panics abort, the signal is part of the panic.
-            (_, Some((Farewell::Panicked(report), _))) => {
+            (_, Some(Farewell::Panicked(report))) => {
                 Err(ProcessError::Panicked { name, pid, report: Box::new(report.clone()) })
             }
             (ExitStatus::Signal { signal, core_dumped }, _) => {
                 Err(ProcessError::Killed { name, pid, signal, core_dumped })
             }
-            (_, Some((Farewell::Unsendable(reason), _))) => {
+            (_, Some(Farewell::Unsendable(reason))) => {
                 Err(ProcessError::Result { name, pid, reason: reason.clone() })
             }
-            (ExitStatus::Code(0), Some((Farewell::Value, message))) => Ok(message),
+            (ExitStatus::Code(0), Some(Farewell::Value)) => Ok(&self.value),
             (ExitStatus::Code(code), _) => Err(ProcessError::Exited { name, pid, code }),
             (ExitStatus::Unknown, _) => Err(ProcessError::Vanished { name, pid }),
         }

@@ -26,7 +26,7 @@ use crate::stdio::{Stdio, Streams};
 /// What the server needs to make a child.
 #[derive(Debug)]
 pub(crate) struct Request {
-    pub socket: Connection,
+    pub socket: OwnedFd,
     pub lifeline: OwnedFd,
     pub streams: [OwnedFd; 3],
 }
@@ -104,10 +104,10 @@ pub(crate) fn start(
         pipe_with(PipeFlags::CLOEXEC).map_err(|error| Error::io("creating the status pipe of a child", error))?;
     let mut message = Message::default();
     let Request { socket, lifeline, streams: [stdin, stdout, stderr] } = request;
-    for fd in [socket.into_fd()?, lifeline, status_write, stdin, stdout, stderr] {
+    for fd in [socket, lifeline, status_write, stdin, stdout, stderr] {
         message.fds.attach(fd.into());
     }
-    server.socket.send_message(&message)?;
+    server.socket.send_message(message)?;
     Ok(status)
 }
 

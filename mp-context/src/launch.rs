@@ -14,14 +14,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use mp_core::connection::Connection;
-use mp_core::function::Remote;
+use mp_core::function::{Main, Once, Remote};
 use mp_core::message::Message;
 use mp_core::process::entry::Hello;
 use mp_core::process::fork::{Forked, fork};
 use mp_core::process::pidfd::ExitStatus;
 use mp_core::process::spawn::{Spawn, spawn};
-use mp_core::process::{entry, lifeline};
+use mp_core::process::{entry, exit, lifeline};
 use mp_core::{Error, parcel};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
 
 use crate::bootstrap::{self, Leave};
@@ -38,10 +39,11 @@ use crate::stdio::Streams;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub method: StartMethod,
-    pub name: Option<String>,
+    pub name: String,
+    pub identity: Vec<u32>,
     pub daemon: bool,
     pub ends_with_us: bool,
-    pub streams: Streams,
+    pub streams: Arc<Streams>,
     pub settings: Settings,
     pub start_timeout: Duration,
 }
@@ -77,7 +79,12 @@ static EXECUTABLE: Mutex<Option<PathBuf>> = Mutex::new(None);
 /// `None` returns to this program. It applies to spawn, and to a fork server that is not running yet. The path is not
 /// checked before a process is started. Follows Python's `multiprocessing.set_executable`.
 pub fn set_executable<P: Into<PathBuf>>(path: impl Into<Option<P>>) {
-    *lock(&EXECUTABLE) = path.into().map(Into::into);
+    inherit_executable(path.into().map(Into::into));
+}
+
+/// Takes over the program of the parent.
+pub(crate) fn inherit_executable(path: Option<PathBuf>) {
+    *lock(&EXECUTABLE) = path;
 }
 
 pub(crate) fn executable() -> Option<PathBuf> {
@@ -86,7 +93,7 @@ pub(crate) fn executable() -> Option<PathBuf> {
 
 /// Starts this program anew with `main` in place of its own; what `plan` says of streams is in `streams`.
 pub(crate) fn spawn_program(
-    main: &Remote<mp_core::function::Main>,
+    main: &Remote<Main>,
     environment: &[(OsString, OsString)],
     streams: &[OwnedFd; 3],
     socket: &impl AsFd,
@@ -107,32 +114,19 @@ pub(crate) fn spawn_program(
 }
 
 /// Asks for a child that calls `function` with the encoded `arguments`.
-pub(crate) fn begin(mut plan: Plan, call: Call, arguments: Message) -> Result<Starting, StartError> {
+pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) -> Result<Starting, StartError> {
     let own = current_process();
     if own.daemon() {
         return Err(StartError::DaemonicParent { name: own.name() });
     }
-    let identity = own.next_identity();
-    let name = plan.name.take().unwrap_or_else(|| {
-        let path: Vec<String> = identity.iter().map(ToString::to_string).collect();
-        format!("{}-{}", plan.method.process_type(), path.join(":"))
-    });
-    let about = About {
-        name: name.clone(),
-        identity: identity.clone(),
-        method: plan.method,
-        daemon: plan.daemon,
-        ends_with_us: plan.ends_with_us,
-        start_timeout: plan.start_timeout,
-    };
-    let system = |source| StartError::System { process: name.clone(), method: plan.method, source: Arc::new(source) };
+    let system = |source| plan.failed(source);
     if plan.method != StartMethod::Fork {
         entry::check().map_err(system)?;
     }
     let preparation = |settings: Settings| {
         Message::encode(&Preparation {
-            name: name.clone(),
-            identity: identity.clone(),
+            name: plan.name.clone(),
+            identity: plan.identity.clone(),
             daemon: plan.daemon,
             method: plan.method,
             default_method: method::chosen(),
@@ -143,18 +137,23 @@ pub(crate) fn begin(mut plan: Plan, call: Call, arguments: Message) -> Result<St
             settings,
         })
     };
-    let function = call.function.name().to_owned();
-    let call = with_head(&call, arguments).map_err(|source| StartError::Arguments {
-        process: name.clone(),
-        function,
-        source: Arc::new(source),
-    })?;
-
+    let call = with_head(&Call { function: function.clone() }, arguments).map_err(system)?;
     let streams = plan.streams.open().map_err(|error| system(Error::io("opening the standard streams", error)))?;
-    let (socket, child_socket) = Connection::pair().map_err(system)?;
+    let (socket, child_socket) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(|error| system(Error::io("creating the socket of a child", error)))?;
+    let socket = Connection::from_fd(socket).map_err(system)?;
     let (child_lifeline, lifeline) = lifeline::create().map_err(system)?;
     let deadline = Instant::now().checked_add(plan.start_timeout);
+    let about = About {
+        name: plan.name.clone(),
+        identity: plan.identity.clone(),
+        method: plan.method,
+        daemon: plan.daemon,
+        ends_with_us: plan.ends_with_us,
+        start_timeout: plan.start_timeout,
+    };
     let mut starting = Starting { socket, lifeline, process: None, status: None, deadline, about };
+    let settings = plan.settings.clone();
     let send = |socket: &Connection, settings: Settings| -> mp_core::Result<()> {
         parcel::send(socket, preparation(settings)?)?;
         parcel::send(socket, call)
@@ -162,7 +161,7 @@ pub(crate) fn begin(mut plan: Plan, call: Call, arguments: Message) -> Result<St
     match plan.method {
         StartMethod::Spawn => {
             // The environment is there from the first instruction on, so the child need not change it.
-            let mut settings = plan.settings;
+            let mut settings = settings;
             let mut environment: Vec<_> = std::env::vars_os().collect();
             let change = std::mem::take(&mut settings.environment);
             let replaced = |name: &OsString| {
@@ -178,12 +177,12 @@ pub(crate) fn begin(mut plan: Plan, call: Call, arguments: Message) -> Result<St
         StartMethod::ForkServer => {
             let request = forkserver::Request { socket: child_socket, lifeline: child_lifeline, streams };
             starting.status = Some(
-                forkserver::start(request, plan.settings, |settings| send(&starting.socket, settings))
+                forkserver::start(request, settings, |settings| send(&starting.socket, settings))
                     .map_err(system)?,
             );
         }
         StartMethod::Fork => {
-            send(&starting.socket, plan.settings).map_err(system)?;
+            send(&starting.socket, settings).map_err(system)?;
             flush_streams();
             match fork().map_err(system)? {
                 Forked::Parent { pid, pidfd } => {
@@ -193,12 +192,19 @@ pub(crate) fn begin(mut plan: Plan, call: Call, arguments: Message) -> Result<St
                     children::disown();
                     forkserver::disown();
                     drop(starting);
+                    let Ok(child_socket) = Connection::from_fd(child_socket) else { exit::now(1) };
                     bootstrap::forked(child_socket, child_lifeline, streams, Leave::WithoutHandlers)
                 }
             }
         }
     }
     Ok(starting)
+}
+
+impl Plan {
+    fn failed(&self, source: Error) -> StartError {
+        StartError::System { process: self.name.clone(), method: self.method, source: Arc::new(source) }
+    }
 }
 
 impl Starting {
@@ -213,8 +219,9 @@ impl Starting {
         let mut message = match message {
             Ok(message) => message,
             Err(Error::Timeout { .. }) => {
+                let limit = self.about.start_timeout;
                 self.kill();
-                return Err(StartError::Timeout { process, limit: self.about.start_timeout });
+                return Err(StartError::Timeout { process, limit });
             }
             Err(_) => return Err(StartError::Died { process, how: self.how_it_died() }),
         };

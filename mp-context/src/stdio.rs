@@ -30,9 +30,9 @@ impl Stdio {
     }
 
     /// The descriptor for the child, given that of this process.
-    pub(crate) fn open(self, own: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        match self.0 {
-            Kind::Given(fd) => Ok(fd),
+    pub(crate) fn open(&self, own: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        match &self.0 {
+            Kind::Given(fd) => fd.try_clone(),
             // A copy that is close-on-exec, above the numbers of the streams themselves.
             Kind::Inherit => match rustix::io::fcntl_dupfd_cloexec(own, 3) {
                 Ok(fd) => Ok(fd),
@@ -77,7 +77,7 @@ impl Default for Streams {
 
 impl Streams {
     /// The descriptors for the child.
-    pub fn open(self) -> io::Result<[OwnedFd; 3]> {
+    pub fn open(&self) -> io::Result<[OwnedFd; 3]> {
         use rustix::stdio::{stderr, stdin, stdout};
         Ok([
             self.stdin.open(stdin().as_fd())?,

@@ -33,9 +33,7 @@ pub fn send(connection: &Connection, mut message: Message) -> Result<()> {
         message.bytes.push(LARGE);
         message.fds.attach(OwnedFd::from(file).into());
     }
-    connection.send_message(&message)?;
-    message.fds.delivered();
-    Ok(())
+    connection.send_message(message)
 }
 
 /// Turns what [`send`] sent back into the message.

@@ -1,0 +1,115 @@
+//! A context: a start method, and everything made with it.
+
+use std::fmt;
+
+use mp_core::function::{Arguments, Callable};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::builder::ProcessBuilder;
+use crate::error::StartError;
+use crate::method::{self, StartMethod};
+
+/// A start method, and the processes made with it.
+///
+/// All objects of this library may travel between processes of any method, so contexts can be mixed freely. Follows
+/// Python's `multiprocessing.get_context` and the contexts it returns.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let context = mp_context::Context::spawn();
+/// let process = context.process(|| std::process::id(), ()).start()?;
+/// assert_eq!(process.pid(), process.join()?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Context {
+    method: StartMethod,
+}
+
+/// The context of a start method by its name; for `None`, that of the default method, which is fixed from then on.
+///
+/// # Errors
+/// [`StartError::UnknownMethod`].
+///
+/// ```
+/// assert_eq!(mp_context::get_context("spawn")?, mp_context::Context::spawn());
+/// assert!(mp_context::get_context("teleport").is_err());
+/// # Ok::<(), mp_context::StartError>(())
+/// ```
+pub fn get_context<'a>(method: impl Into<Option<&'a str>>) -> Result<Context, StartError> {
+    let method = method.into().map_or_else(|| Ok(method::fix()), str::parse)?;
+    Ok(Context { method })
+}
+
+impl Context {
+    /// Children are made by starting the program anew.
+    pub const fn spawn() -> Self {
+        Context { method: StartMethod::Spawn }
+    }
+
+    /// Children are copies of a small server process. The default.
+    pub const fn forkserver() -> Self {
+        Context { method: StartMethod::ForkServer }
+    }
+
+    /// Children are copies of this process, which may have no other threads.
+    pub const fn fork() -> Self {
+        Context { method: StartMethod::Fork }
+    }
+
+    /// The context of a method.
+    pub const fn new(method: StartMethod) -> Self {
+        Context { method }
+    }
+
+    /// Its method.
+    pub const fn start_method(self) -> StartMethod {
+        self.method
+    }
+
+    /// Name of its method.
+    pub const fn get_start_method(self) -> &'static str {
+        self.method.name()
+    }
+
+    /// Itself for `None`, else the context of the named method.
+    ///
+    /// # Errors
+    /// [`StartError::UnknownMethod`].
+    pub fn get_context<'a>(self, method: impl Into<Option<&'a str>>) -> Result<Context, StartError> {
+        method.into().map_or(Ok(self), |name| get_context(name))
+    }
+
+    /// Always an error: the method of a concrete context is fixed.
+    ///
+    /// # Errors
+    /// [`StartError::FixedMethod`].
+    pub fn set_start_method<'a>(self, _method: impl Into<Option<&'a str>>, _force: bool) -> Result<(), StartError> {
+        Err(StartError::FixedMethod { set: self.method })
+    }
+
+    /// A process of this context that will call `function` with `arguments`; see [`process`](crate::process()).
+    pub fn process<F, A>(self, function: F, arguments: A) -> ProcessBuilder<F, A>
+    where
+        F: Callable<A>,
+        A: Arguments,
+        F::Output: Serialize + DeserializeOwned,
+    {
+        ProcessBuilder::new(Some(self.method), function, arguments)
+    }
+}
+
+/// The context of the default start method, which is fixed from then on.
+impl Default for Context {
+    fn default() -> Self {
+        Context { method: method::fix() }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Context({})", self.method)
+    }
+}
