@@ -6,6 +6,7 @@
 pub mod arena;
 pub mod codec;
 pub mod connection;
+pub mod deadline;
 pub mod error;
 pub mod function;
 pub mod futex;
@@ -14,6 +15,7 @@ pub mod link;
 pub mod liveness;
 pub mod message;
 pub mod segment;
+pub mod spin;
 pub mod wait;
 
 pub use error::{Error, Result};
