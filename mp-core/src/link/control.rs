@@ -8,6 +8,7 @@ use crossbeam_utils::CachePadded;
 use crate::deadline::Deadline;
 use crate::futex::{AtomicU32, AtomicU64, Ordering::*, WaitResult, fence, wait, wake};
 
+// Flags only ever change by exchange, on both sides, so that their changes have one order that everybody agrees on.
 const NO: u32 = 0;
 const YES: u32 = 1;
 
@@ -100,10 +101,10 @@ impl TaskControl {
 
     /// Worker: sleeps until there may be a task. False if the deadline passed.
     pub fn sleep(&self, deadline: Option<Deadline>) -> bool {
-        self.asleep.store(YES, Relaxed);
+        self.asleep.swap(YES, Relaxed);
         fence(SeqCst);
         let in_time = self.peek().len() != 0 || wait(&self.asleep, YES, deadline) != WaitResult::TimedOut;
-        self.asleep.store(NO, Relaxed);
+        self.asleep.swap(NO, Relaxed);
         in_time
     }
 }
@@ -164,18 +165,18 @@ impl ResultControl {
 
     /// Worker: sleeps until the parent's `head` is no longer the one that was seen. False if the deadline passed.
     pub fn sleep_for_room(&self, seen: u32, deadline: Option<Deadline>) -> bool {
-        self.wants_room.store(YES, Relaxed);
+        self.wants_room.swap(YES, Relaxed);
         fence(SeqCst);
         let in_time =
             self.head.load(Relaxed) != seen || wait(&self.wants_room, YES, deadline) != WaitResult::TimedOut;
-        self.wants_room.store(NO, Relaxed);
+        self.wants_room.swap(NO, Relaxed);
         in_time
     }
 
     /// Parent: asks for the bell. True if it may sleep, as there is no result after `head`.
     #[must_use]
     pub fn prepare_sleep(&self, head: u32) -> bool {
-        self.parent_asleep.store(YES, Relaxed);
+        self.parent_asleep.swap(YES, Relaxed);
         fence(SeqCst);
         // Who comes here may have missed the worker's flag; the fence serves for both.
         self.wake_for_room();
@@ -188,6 +189,6 @@ impl ResultControl {
 
     /// Parent: does not need the bell any more.
     pub fn cancel_sleep(&self) {
-        self.parent_asleep.store(NO, Relaxed);
+        self.parent_asleep.swap(NO, Relaxed);
     }
 }

@@ -165,7 +165,7 @@ impl TaskSender {
         self.view.tasks().is_worker_asleep()
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn view(&self) -> &View {
         &self.view
     }
