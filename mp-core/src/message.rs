@@ -1,1 +1,224 @@
 //! Values and descriptors as one message.
+//!
+//! A [`Message`] is the bytes of a value and the table of descriptors that its handles point into. If the process dies,
+//! the kernel closes what the table holds; a message that is dropped unsent gives back everything it carried.
+//!
+//! # References in flight
+//!
+//! Some handles are more than a descriptor: a block in a shared arena is counted, and while a message carries it, the
+//! message owns one count. The handle takes that count while it is encoded and registers with [`Fds::on_unsent`] how to give it
+//! back. Exactly one of three things happens then:
+//! - the message is sent: the callbacks are dropped uncalled, the count now belongs to the receiver;
+//! - the message is decoded in this process: the same, the decoded value owns the count;
+//! - the message is dropped: the callbacks run.
+//!
+//! A message that arrived and is never decoded closes its descriptors, but nobody knows its counts; the owner of the
+//! arena sweeps those.
+
+use std::fmt;
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec;
+use crate::{Error, Result};
+
+/// A descriptor that a message and its owner hold together, so that queuing a message duplicates nothing.
+pub type SharedFd = Arc<OwnedFd>;
+
+/// The descriptors of one message, in the order in which its handles name them, and what to undo if it is never sent.
+#[derive(Default)]
+pub struct Fds {
+    slots: Vec<Slot>,
+    on_unsent: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+enum Slot {
+    /// Each handle has its own.
+    Own(SharedFd),
+    /// Any number of handles of the message mean this one.
+    Shared(SharedFd),
+    /// A handle took it.
+    Taken,
+}
+
+impl Fds {
+    /// An empty table; allocates nothing.
+    pub const fn new() -> Fds {
+        Fds { slots: Vec::new(), on_unsent: Vec::new() }
+    }
+
+    /// The table of a message that arrived.
+    pub fn received(fds: impl IntoIterator<Item = OwnedFd>) -> Fds {
+        Fds { slots: fds.into_iter().map(|fd| Slot::Own(fd.into())).collect(), on_unsent: Vec::new() }
+    }
+
+    /// Puts in a descriptor for one handle; returns the index that the handle encodes.
+    pub fn attach(&mut self, fd: SharedFd) -> u32 {
+        self.slots.push(Slot::Own(fd));
+        (self.slots.len() - 1) as u32
+    }
+
+    /// Puts in a descriptor that several handles of one message may mean: the same `Arc` is put in once.
+    pub fn attach_shared(&mut self, fd: &SharedFd) -> u32 {
+        let known = |slot: &Slot| matches!(slot, Slot::Shared(other) if Arc::ptr_eq(fd, other));
+        let index = self.slots.iter().rposition(known).unwrap_or_else(|| {
+            self.slots.push(Slot::Shared(fd.clone()));
+            self.slots.len() - 1
+        });
+        index as u32
+    }
+
+    /// Registers how to give back what a handle took for its journey, should the message never be sent or decoded.
+    pub fn on_unsent(&mut self, undo: impl FnOnce() + Send + 'static) {
+        self.on_unsent.push(Box::new(undo));
+    }
+
+    /// Takes the descriptor at `index` for a handle named `what`, which owns it from now on.
+    ///
+    /// Duplicates it only if somebody in this process still holds it. Errors: [`Error::Decode`] for an index outside the
+    /// table and for one that was taken before.
+    pub fn take(&mut self, index: u32, what: &'static str) -> Result<OwnedFd> {
+        let slot = self.slot(index, what)?;
+        match mem::replace(slot, Slot::Taken) {
+            Slot::Own(fd) | Slot::Shared(fd) => Arc::try_unwrap(fd).or_else(|fd| {
+                let duplicate = fd.as_fd().try_clone_to_owned();
+                duplicate.map_err(|error| Error::io(format!("duplicating the descriptor of a {what}"), error))
+            }),
+            Slot::Taken => {
+                Err(wrong(what, format!("another handle took descriptor {index} of this message")))
+            }
+        }
+    }
+
+    /// The descriptor at `index` for a handle named `what`, which others of the same message may mean as well.
+    ///
+    /// Errors: as in [`take`](Self::take).
+    pub fn share(&mut self, index: u32, what: &'static str) -> Result<SharedFd> {
+        match self.slot(index, what)? {
+            Slot::Own(fd) | Slot::Shared(fd) => Ok(fd.clone()),
+            Slot::Taken => {
+                Err(wrong(what, format!("another handle took descriptor {index} of this message")))
+            }
+        }
+    }
+
+    fn slot(&mut self, index: u32, what: &'static str) -> Result<&mut Slot> {
+        let count = self.slots.len();
+        let outside = || wrong(what, format!("it names descriptor {index} of a message with {count}"));
+        self.slots.get_mut(index as usize).ok_or_else(outside)
+    }
+
+    /// Number of descriptors, taken ones included.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there are no descriptors.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The descriptors that are still there, in order; for whoever sends the message.
+    pub fn iter(&self) -> impl Iterator<Item = &SharedFd> {
+        self.slots.iter().filter_map(|slot| match slot {
+            Slot::Own(fd) | Slot::Shared(fd) => Some(fd),
+            Slot::Taken => None,
+        })
+    }
+
+    /// The message has left, or was decoded: what it carried belongs to the receiver, nothing is undone.
+    pub fn delivered(&mut self) {
+        self.on_unsent.clear();
+    }
+
+    /// Takes back everything that was attached after the table had `mark` entries; for a value whose encoding failed.
+    pub(crate) fn truncate(&mut self, mark: Mark) {
+        self.slots.truncate(mark.slots);
+        self.on_unsent.drain(mark.on_unsent.min(self.on_unsent.len())..).for_each(|undo| undo());
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { slots: self.slots.len(), on_unsent: self.on_unsent.len() }
+    }
+}
+
+/// How full a table was.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark {
+    slots: usize,
+    on_unsent: usize,
+}
+
+impl Drop for Fds {
+    fn drop(&mut self) {
+        self.on_unsent.drain(..).for_each(|undo| undo());
+    }
+}
+
+impl fmt::Debug for Fds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// One value on its way: its bytes and the descriptors of the handles inside.
+///
+/// Follows what `multiprocessing.reduction` does while a process is being started, at any time.
+///
+/// ```
+/// use mp_core::message::Message;
+/// # fn main() -> mp_core::Result<()> {
+/// let message = Message::encode(&("answer", 42))?;
+/// assert_eq!(message.decode::<(String, u32)>()?, ("answer".to_string(), 42));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Default)]
+pub struct Message {
+    /// The encoded value.
+    pub bytes: Vec<u8>,
+    /// The descriptors that its handles name.
+    pub fds: Fds,
+}
+
+impl Message {
+    /// The message that carries `value`.
+    ///
+    /// Errors: [`Error::Encode`] if the value refuses to be serialised or is nested too deeply.
+    pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Message> {
+        let mut message = Message::default();
+        encode_into(value, &mut message.bytes, &mut message.fds)?;
+        Ok(message)
+    }
+
+    /// The value inside; descriptors that no handle took are closed.
+    ///
+    /// Errors: [`Error::Decode`] if the bytes are not a `T`, whatever they are.
+    pub fn decode<T: DeserializeOwned>(mut self) -> Result<T> {
+        decode_from(&self.bytes, &mut self.fds)
+    }
+}
+
+/// Appends `value` to `bytes` and its descriptors to `fds`; on an error, both are as before.
+///
+/// For callers that put many values into one buffer: costs no allocation of its own. Errors: [`Error::Encode`].
+pub fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, fds: &mut Fds) -> Result<()> {
+    codec::encode(value, bytes, Some(fds))
+}
+
+/// The value in `bytes`, all of them, whose handles are in `fds`.
+///
+/// Several values may share one table. Errors: [`Error::Decode`].
+pub fn decode_from<T: DeserializeOwned>(bytes: &[u8], fds: &mut Fds) -> Result<T> {
+    let value = codec::decode(bytes, Some(fds))?;
+    fds.delivered();
+    Ok(value)
+}
+
+fn wrong(what: &'static str, reason: String) -> Error {
+    Error::Decode { type_name: what, reason }
+}

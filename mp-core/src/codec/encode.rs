@@ -1,0 +1,412 @@
+//! The encoder: rmp-serde for the scalars, our structure around them; see the [design](super).
+//!
+//! It only appends to memory of its own process.
+
+use rmp_serde::Serializer;
+use rmp_serde::encode::Error;
+use serde::Serialize;
+use serde::ser::{self, Error as _};
+
+use super::{DEPTH, HANDLE, SOME, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane};
+use crate::handle;
+use crate::message::Fds;
+
+pub(super) struct Encoder<'a> {
+    scalars: Serializer<&'a mut Vec<u8>>,
+    fds: Option<&'a mut Fds>,
+    depth: u16,
+}
+
+impl<'a> Encoder<'a> {
+    pub(super) fn new(bytes: &'a mut Vec<u8>, fds: Option<&'a mut Fds>) -> Encoder<'a> {
+        Encoder { scalars: Serializer::new(bytes), fds, depth: 0 }
+    }
+
+    #[inline]
+    fn bytes(&mut self) -> &mut Vec<u8> {
+        self.scalars.get_mut()
+    }
+
+    #[inline]
+    fn enter(&mut self) -> Result<(), Error> {
+        if self.depth == DEPTH {
+            return Err(Error::DepthLimitExceeded);
+        }
+        self.depth += 1;
+        Ok(())
+    }
+
+    /// The header of something whose length does not fit into 32 bits.
+    fn wide(&mut self, kind: u8, length: usize) {
+        self.bytes().extend([0xd7, kind]);
+        self.bytes().extend((length as u64).to_le_bytes());
+    }
+
+    #[inline]
+    fn seq_header(&mut self, length: usize) {
+        match length {
+            0..=15 => self.bytes().push(0x90 | length as u8),
+            16..=0xffff => {
+                let [a, b] = (length as u16).to_be_bytes();
+                self.bytes().extend([0xdc, a, b]);
+            }
+            _ if length <= u32::MAX as usize => {
+                let [a, b, c, d] = (length as u32).to_be_bytes();
+                self.bytes().extend([0xdd, a, b, c, d]);
+            }
+            _ => self.wide(WIDE_SEQ, length),
+        }
+    }
+
+    #[inline]
+    fn map_header(&mut self, length: usize) {
+        match length {
+            0..=15 => self.bytes().push(0x80 | length as u8),
+            16..=0xffff => {
+                let [a, b] = (length as u16).to_be_bytes();
+                self.bytes().extend([0xde, a, b]);
+            }
+            _ if length <= u32::MAX as usize => {
+                let [a, b, c, d] = (length as u32).to_be_bytes();
+                self.bytes().extend([0xdf, a, b, c, d]);
+            }
+            _ => self.wide(WIDE_MAP, length),
+        }
+    }
+
+    #[inline]
+    fn lane(&mut self, code: lane::Code, data: &[u8]) {
+        let code = code as u8;
+        match data.len() {
+            length @ 0..=0xff => self.bytes().extend([0xc7, length as u8, code]),
+            length @ 0x100..=0xffff => {
+                let [a, b] = (length as u16).to_be_bytes();
+                self.bytes().extend([0xc8, a, b, code]);
+            }
+            length if length <= u32::MAX as usize => {
+                let [a, b, c, d] = (length as u32).to_be_bytes();
+                self.bytes().extend([0xc9, a, b, c, d, code]);
+            }
+            length => self.wide(WIDE | code, length),
+        }
+        self.bytes().extend_from_slice(data);
+    }
+
+    fn variant(&mut self, name: &str) -> Result<(), Error> {
+        self.bytes().push(0x81);
+        ser::Serializer::serialize_str(self, name)
+    }
+}
+
+/// A sequence or map whose items come one by one.
+pub(super) struct Items<'e, 'a> {
+    encoder: &'e mut Encoder<'a>,
+    /// If nobody knew how many would come: where the 32-bit count stands, and how many came so far.
+    uncounted: Option<(usize, u64)>,
+}
+
+impl<'e, 'a> Items<'e, 'a> {
+    #[inline]
+    fn counted(encoder: &'e mut Encoder<'a>) -> Result<Self, Error> {
+        encoder.enter()?;
+        Ok(Items { encoder, uncounted: None })
+    }
+
+    fn uncounted(encoder: &'e mut Encoder<'a>, marker: u8) -> Result<Self, Error> {
+        encoder.enter()?;
+        encoder.bytes().push(marker);
+        let at = encoder.bytes().len();
+        encoder.bytes().extend([0; 4]);
+        Ok(Items { encoder, uncounted: Some((at, 0)) })
+    }
+
+    #[inline]
+    fn item<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        value.serialize(&mut *self.encoder)
+    }
+
+    #[inline]
+    fn count(&mut self) {
+        if let Some((_, count)) = &mut self.uncounted {
+            *count += 1;
+        }
+    }
+
+    #[inline]
+    fn finish(self) -> Result<(), Error> {
+        self.encoder.depth -= 1;
+        if let Some((at, count)) = self.uncounted {
+            let count =
+                u32::try_from(count).map_err(|_| Error::custom("too many items of unknown number"))?;
+            if let Some(field) = self.encoder.bytes().get_mut(at..at + 4) {
+                field.copy_from_slice(&count.to_be_bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
+macro_rules! scalars {
+    ($($method:ident($number:ty))*) => {$(
+        #[inline]
+        fn $method(self, value: $number) -> Result<(), Error> {
+            (&mut self.scalars).$method(value)
+        }
+    )*};
+}
+
+impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
+    type Ok = ();
+    type Error = Error;
+    type SerializeSeq = Items<'e, 'a>;
+    type SerializeTuple = Items<'e, 'a>;
+    type SerializeTupleStruct = Items<'e, 'a>;
+    type SerializeTupleVariant = Items<'e, 'a>;
+    type SerializeMap = Items<'e, 'a>;
+    type SerializeStruct = Items<'e, 'a>;
+    type SerializeStructVariant = Items<'e, 'a>;
+
+    scalars! {
+        serialize_bool(bool) serialize_char(char) serialize_f32(f32) serialize_f64(f64)
+        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
+        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_u128(u128)
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    #[inline]
+    fn serialize_str(self, value: &str) -> Result<(), Error> {
+        if value.len() <= u32::MAX as usize {
+            return (&mut self.scalars).serialize_str(value);
+        }
+        self.wide(WIDE_STR, value.len());
+        self.bytes().extend_from_slice(value.as_bytes());
+        Ok(())
+    }
+
+    #[inline]
+    fn serialize_bytes(self, value: &[u8]) -> Result<(), Error> {
+        if value.len() <= u32::MAX as usize {
+            return (&mut self.scalars).serialize_bytes(value);
+        }
+        self.wide(WIDE_BYTES, value.len());
+        self.bytes().extend_from_slice(value);
+        Ok(())
+    }
+
+    #[inline]
+    fn serialize_none(self) -> Result<(), Error> {
+        self.serialize_unit()
+    }
+
+    #[inline]
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Error> {
+        let start = self.bytes().len();
+        value.serialize(&mut *self)?;
+        if matches!(self.bytes().get(start), Some(&(0xc0 | SOME))) {
+            self.bytes().insert(start, SOME);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn serialize_unit(self) -> Result<(), Error> {
+        (&mut self.scalars).serialize_unit()
+    }
+
+    #[inline]
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), Error> {
+        self.serialize_unit()
+    }
+
+    #[inline]
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<(), Error> {
+        self.serialize_str(variant)
+    }
+
+    #[inline]
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<(), Error> {
+        if name != handle::MARK {
+            return value.serialize(self);
+        }
+        self.bytes().extend([0xd4, HANDLE, 0]);
+        // While it is lent, the table is out of reach of handles inside the handle.
+        match self.fds.take() {
+            Some(fds) => {
+                let done = handle::lend(fds, || value.serialize(&mut *self));
+                self.fds = Some(fds);
+                done
+            }
+            None => value.serialize(self),
+        }
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<(), Error> {
+        self.enter()?;
+        self.variant(variant)?;
+        value.serialize(&mut *self)?;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    #[inline]
+    fn serialize_seq(self, length: Option<usize>) -> Result<Items<'e, 'a>, Error> {
+        match length {
+            Some(length) => self.serialize_tuple(length),
+            None => Items::uncounted(self, 0xdd),
+        }
+    }
+
+    #[inline]
+    fn serialize_tuple(self, length: usize) -> Result<Items<'e, 'a>, Error> {
+        self.seq_header(length);
+        Items::counted(self)
+    }
+
+    #[inline]
+    fn serialize_tuple_struct(self, _: &'static str, length: usize) -> Result<Items<'e, 'a>, Error> {
+        self.serialize_tuple(length)
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        length: usize,
+    ) -> Result<Items<'e, 'a>, Error> {
+        self.variant(variant)?;
+        self.serialize_tuple(length)
+    }
+
+    #[inline]
+    fn serialize_map(self, length: Option<usize>) -> Result<Items<'e, 'a>, Error> {
+        match length {
+            Some(length) => {
+                self.map_header(length);
+                Items::counted(self)
+            }
+            None => Items::uncounted(self, 0xdf),
+        }
+    }
+
+    #[inline]
+    fn serialize_struct(self, _: &'static str, length: usize) -> Result<Items<'e, 'a>, Error> {
+        self.serialize_tuple(length)
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        length: usize,
+    ) -> Result<Items<'e, 'a>, Error> {
+        self.variant(variant)?;
+        self.serialize_tuple(length)
+    }
+
+    #[inline]
+    fn collect_seq<I>(self, items: I) -> Result<(), Error>
+    where
+        I: IntoIterator,
+        I::Item: Serialize,
+    {
+        let items = items.into_iter();
+        match lane::of_iterator(&items) {
+            Some((_, [])) => self.seq_header(0),
+            Some((code, bytes)) => self.lane(code, bytes),
+            None => {
+                let length = match items.size_hint() {
+                    (low, Some(high)) if low == high => Some(low),
+                    _ => None,
+                };
+                let mut seq = self.serialize_seq(length)?;
+                for item in items {
+                    ser::SerializeSeq::serialize_element(&mut seq, &item)?;
+                }
+                return seq.finish();
+            }
+        }
+        Ok(())
+    }
+}
+
+macro_rules! items {
+    ($($trait:ident::$method:ident)*) => {$(
+        impl ser::$trait for Items<'_, '_> {
+            type Ok = ();
+            type Error = Error;
+
+            #[inline]
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+                self.count();
+                self.item(value)
+            }
+
+            #[inline]
+            fn end(self) -> Result<(), Error> {
+                self.finish()
+            }
+        }
+    )*};
+}
+
+items! {
+    SerializeSeq::serialize_element SerializeTuple::serialize_element
+    SerializeTupleStruct::serialize_field SerializeTupleVariant::serialize_field
+}
+
+macro_rules! fields {
+    ($($trait:ident)*) => {$(
+        impl ser::$trait for Items<'_, '_> {
+            type Ok = ();
+            type Error = Error;
+
+            #[inline]
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, _: &'static str, value: &T) -> Result<(), Error> {
+                self.item(value)
+            }
+
+            #[inline]
+            fn end(self) -> Result<(), Error> {
+                self.finish()
+            }
+        }
+    )*};
+}
+
+fields! { SerializeStruct SerializeStructVariant }
+
+impl ser::SerializeMap for Items<'_, '_> {
+    type Ok = ();
+    type Error = Error;
+
+    #[inline]
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
+        self.count();
+        self.item(key)
+    }
+
+    #[inline]
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
+        self.item(value)
+    }
+
+    #[inline]
+    fn end(self) -> Result<(), Error> {
+        self.finish()
+    }
+}

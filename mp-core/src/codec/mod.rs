@@ -1,0 +1,94 @@
+//! Values as bytes: compact MessagePack by rmp-serde, with fast lanes for numbers and no limits that lose data.
+//!
+//! Nothing here is shared between processes; a process that dies leaves at most bytes that end too early, and those are a
+//! decode error.
+//!
+//! # Design
+//!
+//! rmp-serde writes and reads the scalars; the structure around them is ours, because MessagePack as it stands
+//! - has no `Some(None)` (both are nil): here the marker that MessagePack leaves unused, `0xc1`, stands before a nil
+//!   that is wrapped once more;
+//! - counts in 32 bits: longer strings, bytes and sequences get a 64-bit header;
+//! - writes numbers one by one: here any slice of one number type, wherever it stands in a value, is one memory copy on
+//!   each side. The lane names its element type, so that a receiver who wants another type gets correct values or
+//!   an error, and it still is a sequence for whoever does not know lanes.
+//!
+//! Headers are extension types, so that ordinary MessagePack without them is read as well. Bytes that arrive are never
+//! trusted: a length is checked against the bytes that are there before anything is allocated, and nesting is
+//! limited to [`DEPTH`] on both sides.
+
+pub mod bulk;
+mod decode;
+mod encode;
+mod lane;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub use bulk::Bulk;
+
+use crate::handle::Table;
+use crate::message::Fds;
+use crate::{Error, Result};
+
+/// Deepest nesting of sequences, maps and enum values that is encoded and decoded.
+pub const DEPTH: u16 = 512;
+
+/// The marker before a nil that stands for `Some` of it.
+const SOME: u8 = 0xc1;
+
+/// Extension types: the elements of a lane are 1..=12, [`lane::Code`]; with this bit, the header has 64-bit lengths.
+const WIDE: u8 = 0x20;
+const WIDE_STR: u8 = WIDE | 0x10;
+const WIDE_BYTES: u8 = WIDE | 0x11;
+const WIDE_SEQ: u8 = WIDE | 0x12;
+const WIDE_MAP: u8 = WIDE | 0x13;
+/// Before the body of a handle.
+const HANDLE: u8 = 0x40;
+
+/// Appends `value` to `bytes`; on an error, `bytes` is as before. Handles inside are an error: see [`crate::message`].
+///
+/// Errors: [`Error::Encode`] if the value refuses to be serialised or is nested more than [`DEPTH`] deep.
+///
+/// ```
+/// use mp_core::codec::{decode_value, encode_value};
+/// # fn main() -> mp_core::Result<()> {
+/// let mut bytes = Vec::new();
+/// encode_value(&vec![1.5_f64; 1000], &mut bytes)?;
+/// assert!(bytes.len() < 8010);
+/// assert_eq!(decode_value::<Vec<f64>>(&bytes)?, [1.5; 1000]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn encode_value<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) -> Result<()> {
+    encode(value, bytes, None)
+}
+
+/// The value in `bytes`, all of them.
+///
+/// Errors: [`Error::Decode`] if they are not exactly one `T`. Never panics, whatever the bytes are.
+pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    decode(bytes, None)
+}
+
+pub(crate) fn encode<T>(value: &T, bytes: &mut Vec<u8>, mut fds: Option<&mut Fds>) -> Result<()>
+where
+    T: Serialize + ?Sized,
+{
+    let length = bytes.len();
+    let mark = fds.as_ref().map(|fds| fds.mark());
+    let mut encoder = encode::Encoder::new(bytes, fds.as_deref_mut());
+    value.serialize(&mut encoder).map_err(|error| {
+        bytes.truncate(length);
+        if let (Some(fds), Some(mark)) = (fds, mark) {
+            fds.truncate(mark);
+        }
+        Error::Encode { type_name: std::any::type_name::<T>(), reason: error.to_string() }
+    })
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Option<&mut Fds>) -> Result<T> {
+    let mut decoder = decode::Decoder::new(bytes, fds.map(Table::new));
+    let value = T::deserialize(&mut decoder).and_then(|value| decoder.end().map(|()| value));
+    value.map_err(|error| Error::Decode { type_name: std::any::type_name::<T>(), reason: error.to_string() })
+}

@@ -1,1 +1,0 @@
-//! Framed sockets.
