@@ -10,9 +10,9 @@ use crossbeam_utils::CachePadded;
 use serde::{Deserialize, Serialize};
 
 use super::control::{ResultControl, TaskControl};
-use super::memory::Segment;
 use super::spans::{ALIGN, Span, Spans};
 use crate::futex::AtomicU32;
+use crate::segment::Segment;
 use crate::{Error, Result};
 
 /// What a task carries besides its body. All but the id is free for the pool to use.

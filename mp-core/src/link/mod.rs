@@ -35,7 +35,6 @@
 
 mod control;
 mod layout;
-mod memory;
 mod parent;
 mod spans;
 mod worker;
@@ -56,10 +55,11 @@ use layout::{Layout, View};
 ///
 /// ```
 /// # #[cfg(not(loom))] {
-/// use mp_core::link::{Link, ResultHeader, TaskHeader};
+/// use mp_core::{link::{Link, ResultHeader, TaskHeader, WorkerHalf}, message::Message};
 ///
 /// let (mut parent, half) = Link::create()?.split();
-/// let mut worker = half.into_worker_side()?;      // usually in another process
+/// let message = Message::encode(&half)?;          // usually to another process
+/// let mut worker = message.decode::<WorkerHalf>()?.into_worker_side()?;
 ///
 /// let header = TaskHeader { id: 1, function: 7, ..TaskHeader::default() };
 /// assert!(parent.tasks.try_push(header, &[b"6 * 7"])?, "there is room");

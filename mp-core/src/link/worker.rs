@@ -3,15 +3,17 @@
 //! Killed at any point, it leaves the account exact: a task counts as taken from the moment `next` claimed it to the
 //! moment `publish` made its result visible. When the parent dies, both ends simply stay as they are.
 
+use serde::{Deserialize, Serialize};
+
 use super::layout::{Layout, ResultHeader, Side, Slot, TaskHeader, View, broken, length_of};
-use super::memory::Segment;
 use super::spans::Spans;
 use crate::deadline::Deadline;
+use crate::segment::Segment;
 use crate::spin::Spin;
 use crate::{Error, Result};
 
-/// The worker's half of a link on its way to the worker.
-#[derive(Debug)]
+/// The worker's half of a link on its way to the worker: it travels inside a message, as the one descriptor it holds.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct WorkerHalf {
     segment: Segment,
     layout: Layout,
