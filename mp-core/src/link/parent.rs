@@ -27,7 +27,7 @@ impl ParentSide {
         let entries = Spans::new(view.layout.area_len(Side::Tasks), slots);
         ParentSide {
             tasks: TaskSender { view: view.clone(), link, entries, tail: 0, unpublished: 0, taken: 0 },
-            results: ResultReceiver { view, link, head: 0 },
+            results: ResultReceiver { view, link, head: 0, tail: 0 },
         }
     }
 }
@@ -238,6 +238,8 @@ pub struct ResultReceiver {
     link: u64,
     /// The number of the next result.
     head: u32,
+    /// Results up to here are known to be published.
+    tail: u32,
 }
 
 impl ResultReceiver {
@@ -251,15 +253,18 @@ impl ResultReceiver {
     /// result is not consumed then.
     pub fn next(&mut self, body: &mut Vec<u8>) -> Result<Option<(ResultHeader, Option<Done>)>> {
         let control = self.view.results();
-        let tail = control.tail();
-        if tail == self.head {
-            control.drained();
-            return Ok(None);
+        if self.tail == self.head {
+            let tail = control.tail();
+            if tail == self.head {
+                control.drained();
+                return Ok(None);
+            }
+            if tail.wrapping_sub(self.head) > self.view.layout.slots {
+                return Err(broken(format!("results up to {tail}, but they begin at {}", self.head)));
+            }
+            self.tail = tail;
         }
-        if tail.wrapping_sub(self.head) > self.view.layout.slots {
-            return Err(broken(format!("results up to {tail}, but they begin at {}", self.head)));
-        }
-        // SAFETY: published, as tail is beyond it, and not given back before `consume` below.
+        // SAFETY: published, as the tail is beyond it, and not given back before `consume` below.
         let slot = unsafe { self.view.read_slot(Side::Results, self.head) };
         let from = self.view.body(Side::Results, &slot)?;
         body.clear();

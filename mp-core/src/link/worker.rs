@@ -12,6 +12,11 @@ use crate::segment::Segment;
 use crate::spin::Spin;
 use crate::{Error, Result};
 
+/// Results in the ring, and bytes of one, from which on room is taken back early, so that the ring runs empty and
+/// begins again with its warm first pages.
+const LOOK_AT: usize = 32;
+const COLD: usize = 4096;
+
 /// The worker's half of a link on its way to the worker: it travels inside a message, as the one descriptor it holds.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct WorkerHalf {
@@ -133,8 +138,20 @@ impl WorkerSide {
     /// `Error::TooLong` if it is longer than [`WorkerSide::max_entry`], `Error::Io` if the system has no memory.
     pub fn try_push(&mut self, header: ResultHeader, parts: &[&[u8]]) -> Result<bool> {
         let length = length_of(parts);
-        self.free()?;
-        let Some(span) = self.view.place(Side::Results, &mut self.results, length)? else { return Ok(false) };
+        // The parent's word is looked at now and then only: each look costs a transfer between the CPUs.
+        if self.results.len() >= LOOK_AT || length > COLD {
+            self.free()?;
+        }
+        let span = match self.view.place(Side::Results, &mut self.results, length)? {
+            Some(span) => span,
+            None => {
+                self.free()?;
+                match self.view.place(Side::Results, &mut self.results, length)? {
+                    Some(span) => span,
+                    None => return Ok(false),
+                }
+            }
+        };
         let number = self.tail.wrapping_add(self.unpublished);
         // SAFETY: `self` is the only writer of results; the place is fresh and reserved; fewer results than slots are
         // in use and their numbers follow one another, so this slot is free.
