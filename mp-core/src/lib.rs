@@ -6,6 +6,7 @@
 pub mod arena;
 pub mod codec;
 pub mod connection;
+pub mod deadline;
 pub mod error;
 pub mod function;
 pub mod futex;
@@ -17,6 +18,7 @@ pub mod message;
 pub mod parcel;
 pub mod process;
 pub mod segment;
+pub mod spin;
 pub mod wait;
 
 pub use error::{Error, Result};

@@ -1,1 +1,0 @@
-//! Waiting on a shared word.

@@ -1,0 +1,132 @@
+//! Waiting on a shared word: the atomics and the two futex calls that everything shared between processes is built on.
+//!
+//! Words lie in shared memory, so the futex is keyed by the memory itself and works between any processes that map it.
+//! A waiter that is killed leaves nothing behind: the kernel forgets it, and the word is as it was. A wake-up that went
+//! to a process which then died is lost with it; algorithms must let the next waiter see the word, not the call.
+//!
+//! With `--cfg loom` the same names are loom's atomics and a model of the futex, so that algorithms written over this
+//! module are explored in all their interleavings.
+
+use crate::deadline::Deadline;
+
+#[cfg(loom)]
+mod model;
+#[cfg(loom)]
+use model as system;
+#[cfg(loom)]
+pub use model::{AtomicBool, AtomicU32, AtomicU64, fence, spin_loop};
+
+#[cfg(not(loom))]
+mod system;
+#[cfg(not(loom))]
+pub use core::{
+    hint::spin_loop,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence},
+};
+
+pub use core::sync::atomic::Ordering;
+
+/// Why a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitResult {
+    /// Somebody called [`wake`], or nobody did: look at the word again.
+    Woken,
+    /// The word was not as expected when the wait began.
+    Changed,
+    /// The deadline passed first.
+    TimedOut,
+}
+
+/// Sleeps while `word` is `expected`, until a [`wake`] or the deadline; `None` waits for ever.
+///
+/// Signals do not end the wait. It may end without a cause, so the caller looks at the word again.
+///
+/// ```
+/// # #[cfg(not(loom))] {
+/// use mp_core::{deadline::Deadline, futex::{AtomicU32, WaitResult, wait}};
+/// use std::time::Duration;
+///
+/// let word = AtomicU32::new(7);
+/// assert_eq!(wait(&word, 8, None), WaitResult::Changed);
+/// let soon = Deadline::after(Duration::from_millis(1));
+/// assert_eq!(wait(&word, 7, Some(soon)), WaitResult::TimedOut);
+/// # }
+/// ```
+pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Deadline>) -> WaitResult {
+    system::wait(word, expected, deadline)
+}
+
+/// Wakes at most `n` of those who [`wait`] on `word`, in any process; how many it were.
+pub fn wake(word: &AtomicU32, n: u32) -> usize {
+    system::wake(word, n)
+}
+
+/// Wakes all who [`wait`] on `word`, in any process; how many it were.
+pub fn wake_all(word: &AtomicU32) -> usize {
+    system::wake(word, u32::MAX)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::Ordering::*;
+    use super::*;
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    #[test]
+    fn wakes_a_sleeper() {
+        let word = Arc::new(AtomicU32::new(0));
+        let sleeper = thread::spawn({
+            let word = word.clone();
+            move || {
+                while word.load(Acquire) == 0 {
+                    wait(&word, 0, Some(Deadline::after(Duration::from_secs(60))));
+                }
+            }
+        });
+        word.store(1, Release);
+        while !sleeper.is_finished() {
+            wake_all(&word);
+            thread::yield_now();
+        }
+        sleeper.join().unwrap();
+    }
+
+    #[test]
+    fn a_wait_lasts_at_least_its_time() {
+        let word = AtomicU32::new(0);
+        let deadline = Deadline::after(Duration::from_millis(20));
+        while wait(&word, 0, Some(deadline)) != WaitResult::TimedOut {}
+        assert!(deadline.has_passed());
+    }
+
+    #[test]
+    fn signals_do_not_end_a_wait() {
+        extern "C" fn nothing(_: libc::c_int) {}
+        // SAFETY: the handler does nothing, and SIGURG means nothing to any other test. No SA_RESTART: the system
+        // call itself is interrupted.
+        unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+            libc::sigaction(libc::SIGURG, &action, core::ptr::null_mut());
+        }
+        let word = Arc::new(AtomicU32::new(0));
+        let thread_id = Arc::new(std::sync::OnceLock::new());
+        let sleeper = thread::spawn({
+            let (word, thread_id) = (word.clone(), thread_id.clone());
+            move || {
+                // SAFETY: pthread_self has no preconditions.
+                thread_id.set(unsafe { libc::pthread_self() }).unwrap();
+                wait(&word, 0, Some(Deadline::after(Duration::from_millis(200))))
+            }
+        });
+        let thread = *thread_id.wait();
+        while !sleeper.is_finished() {
+            // SAFETY: the thread is not joined yet, so its handle is valid.
+            unsafe { libc::pthread_kill(thread, libc::SIGURG) };
+            thread::yield_now();
+        }
+        assert_eq!(sleeper.join().unwrap(), WaitResult::TimedOut);
+    }
+}

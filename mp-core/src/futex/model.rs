@@ -1,0 +1,60 @@
+//! The futex as loom sees it: a table of waiters behind one lock, like the kernel's hash bucket.
+//!
+//! The word is looked at under the lock, so a waker that stores first and wakes second can never be missed between the
+//! look and the sleep; that, and nothing more, is what the kernel promises too. A process's death is modelled by a
+//! thread that simply stops.
+
+pub use loom::hint::spin_loop;
+pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use loom::sync::{Condvar, Mutex};
+
+use super::WaitResult;
+use crate::deadline::Deadline;
+
+#[derive(Default)]
+struct Table {
+    next: usize,
+    /// Address of the word and number of the waiter; a waiter that is no longer here was woken.
+    waiting: Vec<(usize, usize)>,
+}
+
+loom::lazy_static! {
+    static ref TABLE: (Mutex<Table>, Condvar) = (Mutex::new(Table::default()), Condvar::new());
+}
+
+pub(super) fn wait(word: &AtomicU32, expected: u32, deadline: Option<Deadline>) -> WaitResult {
+    let (table, changed) = &*TABLE;
+    let mut guard = table.lock().unwrap();
+    if word.load(Relaxed) != expected {
+        return WaitResult::Changed;
+    }
+    if deadline.is_some() {
+        drop(guard);
+        loom::thread::yield_now();
+        return WaitResult::TimedOut;
+    }
+    let me = guard.next;
+    guard.next += 1;
+    guard.waiting.push((word as *const AtomicU32 as usize, me));
+    while guard.waiting.iter().any(|&(_, waiter)| waiter == me) {
+        guard = changed.wait(guard).unwrap();
+    }
+    WaitResult::Woken
+}
+
+pub(super) fn wake(word: &AtomicU32, n: u32) -> usize {
+    let (table, changed) = &*TABLE;
+    let mut guard = table.lock().unwrap();
+    let address = word as *const AtomicU32 as usize;
+    let mut woken = 0;
+    guard.waiting.retain(|&(at, _)| {
+        let wakes = at == address && woken < n as usize;
+        woken += usize::from(wakes);
+        !wakes
+    });
+    changed.notify_all();
+    woken
+}

@@ -1,1 +1,0 @@
-//! The task and result rings between a pool and one worker.

@@ -1,0 +1,139 @@
+//! A short spin before a sleep, which learns whether it pays.
+//!
+//! What it learned belongs to one process; nothing of it is shared, so no death can disturb it.
+//!
+//! Waking a sleeper on another CPU costs tens of microseconds, so a spin of a few pays when the answer is already on
+//! its way. Where both sides share one CPU it only delays the other side: then there is none at all.
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::hint;
+use std::time::{Duration, Instant};
+
+/// How long one spin lasts at most.
+const LONGEST: Duration = Duration::from_micros(5);
+/// Pauses between two looks at the clock.
+const PAUSES: u32 = 16;
+/// Failures in a row after which spins are left out.
+const PATIENCE: u32 = 8;
+/// Waits without a spin after the first loss of patience; doubled each time up to [`MOST_SKIPPED`].
+const FIRST_SKIPPED: u32 = 32;
+const MOST_SKIPPED: u32 = 1024;
+
+/// Spins for a few microseconds while that pays, and not at all while it does not.
+///
+/// ```
+/// use mp_core::spin::Spin;
+/// let spin = Spin::new();
+/// assert!(spin.until(|| true), "what is there already needs no spin");
+/// ```
+#[derive(Debug, Default)]
+pub struct Spin {
+    /// Waits still to go without a spin.
+    skip: AtomicU32,
+    /// Spins in a row that ended without success.
+    failures: AtomicU32,
+    /// How many waits were skipped last time.
+    skipped: AtomicU32,
+}
+
+impl Spin {
+    /// A spin that has learned nothing yet.
+    pub const fn new() -> Spin {
+        Spin { skip: AtomicU32::new(0), failures: AtomicU32::new(0), skipped: AtomicU32::new(0) }
+    }
+
+    /// Calls `ready` until it is true or spinning does not pay any more; the last answer. Calls it at least once.
+    ///
+    /// The counts are hints: threads may share a `Spin`, and a lost update costs nothing.
+    pub fn until(&self, mut ready: impl FnMut() -> bool) -> bool {
+        if ready() {
+            return true;
+        }
+        let skip = self.skip.load(Relaxed);
+        if skip > 0 {
+            self.skip.store(skip - 1, Relaxed);
+            return false;
+        }
+        let failures = self.failures.load(Relaxed);
+        // The first spin and each new try ask the system; the answer may change during a process's life.
+        if (failures == 0 || failures >= PATIENCE) && !more_than_one_cpu() {
+            self.give_up();
+            return false;
+        }
+        let start = Instant::now();
+        loop {
+            for _ in 0..PAUSES {
+                hint::spin_loop();
+                if ready() {
+                    self.failures.store(1, Relaxed);
+                    self.skipped.store(0, Relaxed);
+                    return true;
+                }
+            }
+            if start.elapsed() >= LONGEST {
+                break;
+            }
+        }
+        if failures >= PATIENCE {
+            self.give_up();
+        } else {
+            self.failures.store(failures + 1, Relaxed);
+        }
+        false
+    }
+
+    /// Leaves out the next spins; the one after them is a single try, and its failure gives up again.
+    fn give_up(&self) {
+        let skipped = (self.skipped.load(Relaxed) * 2).clamp(FIRST_SKIPPED, MOST_SKIPPED);
+        self.skipped.store(skipped, Relaxed);
+        self.skip.store(skipped, Relaxed);
+        self.failures.store(PATIENCE, Relaxed);
+    }
+}
+
+/// Whether this thread may run on more than one CPU.
+pub fn more_than_one_cpu() -> bool {
+    // The call fails where the machine has more CPUs than the set can name: surely more than one.
+    rustix::thread::sched_getaffinity(None).map_or(true, |cpus| cpus.count() > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stops_while_it_does_not_pay_and_tries_again() {
+        let spin = Spin::new();
+        let mut waits_with_spin = 0;
+        let waits = 4096;
+        for _ in 0..waits {
+            let mut asked = 0;
+            assert!(!spin.until(|| {
+                asked += 1;
+                false
+            }));
+            assert!(asked >= 1);
+            waits_with_spin += u32::from(asked > 1);
+        }
+        assert!(waits_with_spin < waits / 8, "{waits_with_spin} of {waits} waits spun in vain");
+        if more_than_one_cpu() {
+            assert!(waits_with_spin > PATIENCE, "it never tried again");
+        }
+    }
+
+    #[test]
+    fn succeeds_when_the_answer_comes_soon() {
+        let spin = Spin::new();
+        for _ in 0..100 {
+            let mut asked = 0;
+            let found = spin.until(|| {
+                asked += 1;
+                asked == 3
+            });
+            assert_eq!(found, more_than_one_cpu());
+            if !found {
+                return;
+            }
+        }
+    }
+}
