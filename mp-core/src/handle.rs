@@ -69,6 +69,8 @@ impl Drop for Table<'_> {
     fn drop(&mut self) {
         if self.lent {
             *self.fds = DECODING.replace(self.previous.take()).unwrap_or_default();
+            // Handles own now what the message carried for them, even if decoding failed after them.
+            self.fds.delivered();
         }
     }
 }

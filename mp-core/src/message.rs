@@ -9,7 +9,7 @@
 //! message owns one count. The handle takes that count while it is encoded and registers with [`Fds::on_unsent`] how to give it
 //! back. Exactly one of three things happens then:
 //! - the message is sent: the callbacks are dropped uncalled, the count now belongs to the receiver;
-//! - the message is decoded in this process: the same, the decoded value owns the count;
+//! - the message is decoded in this process: the same as soon as the first handle is met, the decoded value owns the count;
 //! - the message is dropped: the callbacks run.
 //!
 //! A message that arrived and is never decoded closes its descriptors, but nobody knows its counts; the owner of the
@@ -214,9 +214,7 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, fds: &
 ///
 /// Several values may share one table. Errors: [`Error::Decode`].
 pub fn decode_from<T: DeserializeOwned>(bytes: &[u8], fds: &mut Fds) -> Result<T> {
-    let value = codec::decode(bytes, Some(fds))?;
-    fds.delivered();
-    Ok(value)
+    codec::decode(bytes, Some(fds))
 }
 
 fn wrong(what: &'static str, reason: String) -> Error {

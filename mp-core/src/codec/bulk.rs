@@ -106,7 +106,7 @@ impl<T: Pod> Decode for Vec<T> {
     fn from_bytes(bytes: &[u8]) -> Option<Vec<T>> {
         let whole = match size_of::<T>() {
             0 => bytes.is_empty(),
-            size => bytes.len() % size == 0,
+            size => bytes.len().is_multiple_of(size),
         };
         whole.then(|| copy_to_vec(bytes))
     }

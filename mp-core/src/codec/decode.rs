@@ -9,13 +9,14 @@ use serde::de::{self, DeserializeSeed, Error as _, MapAccess, SeqAccess, Unexpec
 use serde::forward_to_deserialize_any;
 
 use super::lane::{self, Code, Elements};
-use super::{DEPTH, HANDLE, SOME, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR};
+use super::{DEPTH, HANDLE, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR};
 use crate::handle::{self, Table};
 
 pub(super) struct Decoder<'de, 'f> {
     input: &'de [u8],
     table: Option<Table<'f>>,
     depth: u16,
+    stack: Stack,
 }
 
 /// What stands next; headers are consumed, scalars not.
@@ -33,7 +34,7 @@ enum Next<'de> {
 
 impl<'de, 'f> Decoder<'de, 'f> {
     pub(super) fn new(input: &'de [u8], table: Option<Table<'f>>) -> Decoder<'de, 'f> {
-        Decoder { input, table, depth: DEPTH }
+        Decoder { input, table, depth: DEPTH, stack: Stack::here() }
     }
 
     /// Nothing may come after the value.
@@ -124,7 +125,7 @@ impl<'de, 'f> Decoder<'de, 'f> {
 
     fn elements(&mut self, code: u8, length: usize) -> Result<Next<'de>, Error> {
         let code = Code::from_wire(code).ok_or_else(|| unknown(code))?;
-        if length % code.size() != 0 {
+        if !length.is_multiple_of(code.size()) {
             let size = code.size();
             return Err(Error::custom(format_args!(
                 "{length} bytes are no whole number of elements of {size}"
@@ -150,7 +151,7 @@ impl<'de, 'f> Decoder<'de, 'f> {
     /// Runs `inside` one level deeper.
     #[inline]
     fn nested<T>(&mut self, inside: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        if self.depth == 0 {
+        if self.depth == 0 || self.stack.is_used_up() {
             return Err(Error::DepthLimitExceeded);
         }
         self.depth -= 1;

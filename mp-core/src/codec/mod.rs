@@ -9,18 +9,21 @@
 //! - has no `Some(None)` (both are nil): here the marker that MessagePack leaves unused, `0xc1`, stands before a nil
 //!   that is wrapped once more;
 //! - counts in 32 bits: longer strings, bytes and sequences get a 64-bit header;
+//! - has structs as arrays, where no field can be left out, or as maps with names: here they are arrays, a value in
+//!   which some `skip_serializing_if` strikes is encoded once more with names, and [`named`] asks for them;
 //! - writes numbers one by one: here any slice of one number type, wherever it stands in a value, is one memory copy on
 //!   each side. The lane names its element type, so that a receiver who wants another type gets correct values or
 //!   an error, and it still is a sequence for whoever does not know lanes.
 //!
 //! Headers are extension types, so that ordinary MessagePack without them is read as well. Bytes that arrive are never
 //! trusted: a length is checked against the bytes that are there before anything is allocated, and nesting is
-//! limited to [`DEPTH`] on both sides.
+//! limited to [`DEPTH`] levels and [`STACK`] bytes on both sides.
 
 pub mod bulk;
 mod decode;
 mod encode;
 mod lane;
+pub mod named;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -32,7 +35,29 @@ use crate::message::Fds;
 use crate::{Error, Result};
 
 /// Deepest nesting of sequences, maps and enum values that is encoded and decoded.
-pub const DEPTH: u16 = 512;
+///
+/// Where a level needs much stack, as in unoptimised programs, less is possible: see [`STACK`].
+pub const DEPTH: u16 = 1024;
+
+/// Bytes of stack that nested values may use up before they count as nested too deeply.
+pub const STACK: usize = 1 << 20;
+
+/// Where the stack stood when a value began.
+#[derive(Clone, Copy)]
+struct Stack(usize);
+
+impl Stack {
+    #[inline]
+    fn here() -> Stack {
+        let here = 0_u8;
+        Stack(std::hint::black_box(std::ptr::from_ref(&here)).addr())
+    }
+
+    #[inline]
+    fn is_used_up(self) -> bool {
+        Stack::here().0.abs_diff(self.0) > STACK
+    }
+}
 
 /// The marker before a nil that stands for `Some` of it.
 const SOME: u8 = 0xc1;
@@ -77,14 +102,19 @@ where
 {
     let length = bytes.len();
     let mark = fds.as_ref().map(|fds| fds.mark());
-    let mut encoder = encode::Encoder::new(bytes, fds.as_deref_mut());
-    value.serialize(&mut encoder).map_err(|error| {
+    let mut named = false;
+    loop {
+        let mut encoder = encode::Encoder::new(bytes, fds.as_deref_mut(), named);
+        let Err(error) = value.serialize(&mut encoder) else { return Ok(()) };
+        named = encoder.needs_names;
         bytes.truncate(length);
-        if let (Some(fds), Some(mark)) = (fds, mark) {
+        if let (Some(fds), Some(mark)) = (&mut fds, mark) {
             fds.truncate(mark);
         }
-        Error::Encode { type_name: std::any::type_name::<T>(), reason: error.to_string() }
-    })
+        if !named {
+            return Err(Error::Encode { type_name: std::any::type_name::<T>(), reason: error.to_string() });
+        }
+    }
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Option<&mut Fds>) -> Result<T> {
@@ -92,3 +122,6 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Option<&mut Fds>) -
     let value = T::deserialize(&mut decoder).and_then(|value| decoder.end().map(|()| value));
     value.map_err(|error| Error::Decode { type_name: std::any::type_name::<T>(), reason: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests;

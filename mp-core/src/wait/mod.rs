@@ -2,12 +2,15 @@
 //!
 //! When a peer process dies, the kernel closes its ends and every wait here wakes up: end of file counts as ready.
 
+mod reactor;
+
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+pub use self::reactor::{Readable, readable};
 use crate::{Error, Result};
 
 /// The moment `limit` from now; a limit beyond the end of time is none.
@@ -55,3 +58,6 @@ pub fn wait_ready<F: AsFd>(fds: &[F], timeout: Option<Duration>) -> Result<Vec<u
     let ready = polled.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty());
     Ok(ready.map(|(position, _)| position).collect())
 }
+
+#[cfg(test)]
+mod tests;
