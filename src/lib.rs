@@ -2,3 +2,4 @@
 
 pub use mp_context::*;
 pub use mp_core as core;
+pub use mp_pool::*;

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub struct ProcessBuilder<F, A> {
     method: Option<StartMethod>,
     name: Option<String>,
     daemon: Option<bool>,
-    pub(crate) ends_with_us: bool,
+    ends_with_us: bool,
     streams: Arc<Streams>,
     settings: Settings,
     start_timeout: Duration,
@@ -155,6 +156,13 @@ where
         self
     }
 
+    /// Whether it is terminated, rather than waited for, when this process exits. Daemonic processes always are; this
+    /// is for helpers that may have children of their own.
+    pub fn terminate_at_exit(mut self, terminate: bool) -> Self {
+        self.ends_with_us = terminate;
+        self
+    }
+
     /// Limits a resource: the soft and the hard limit, `None` for none.
     pub fn limit(mut self, resource: Resource, soft: Option<u64>, hard: Option<u64>) -> Self {
         self.settings.limits.push((resource, soft, hard));
@@ -237,6 +245,13 @@ impl<F, A> fmt::Debug for ProcessBuilder<F, A> {
 pub struct StartingProcess<R> {
     starting: Starting,
     of: PhantomData<fn() -> R>,
+}
+
+/// Becomes readable when [`StartingProcess::finish`] will not wait any more.
+impl<R> AsFd for StartingProcess<R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.starting.as_fd()
+    }
 }
 
 impl<R: DeserializeOwned> StartingProcess<R> {

@@ -46,7 +46,7 @@ pub(crate) struct Child {
     pub ends_with_us: bool,
     /// Pid of the process that started it.
     pub parent: u32,
-    pub pidfd: OwnedFd,
+    pub pidfd: SharedFd,
     /// Where the fork server puts the exit status.
     pub status: Option<OwnedFd>,
     pub socket: Connection,

@@ -7,7 +7,7 @@
 //! messages to the child fit into the socket's buffer (see [`mp_core::parcel`]), so they are sent before it exists.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -207,6 +207,13 @@ impl Plan {
     }
 }
 
+/// The socket that the child's first word comes through.
+impl AsFd for Starting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 impl Starting {
     /// Waits until the child is about to call its function.
     pub fn finish(self) -> Result<Arc<Child>, StartError> {
@@ -251,7 +258,7 @@ impl Starting {
             daemon: about.daemon,
             ends_with_us: about.ends_with_us,
             parent: std::process::id(),
-            pidfd,
+            pidfd: pidfd.into(),
             status,
             socket,
             lifeline: Mutex::new(Some(lifeline)),

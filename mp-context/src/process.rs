@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use mp_core::message::Message;
-#[cfg(any())]
 use mp_core::wait::readable;
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
@@ -224,7 +223,6 @@ impl<R: DeserializeOwned> Process<R> {
     }
 }
 
-#[cfg(any())]
 /// Waits, without blocking a thread, until the process ends; the same as [`Process::join`], on any executor.
 impl<R: DeserializeOwned + 'static> IntoFuture for Process<R> {
     type Output = Result<R, ProcessError>;
@@ -235,7 +233,7 @@ impl<R: DeserializeOwned + 'static> IntoFuture for Process<R> {
             self.open()?;
             self.child.check_parent()?;
             if !self.done() {
-                let ended = readable(self.child.clone());
+                let ended = readable(self.child.pidfd.clone());
                 ended.await.map_err(|error| self.child.system(error))?;
             }
             self.join()
@@ -244,12 +242,6 @@ impl<R: DeserializeOwned + 'static> IntoFuture for Process<R> {
 }
 
 /// The sentinel.
-impl AsFd for Child {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.sentinel()
-    }
-}
-
 impl<R> AsFd for Process<R> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.sentinel()

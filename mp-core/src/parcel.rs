@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use memfd::MemfdOptions;
 
 use crate::connection::Connection;
-use crate::message::Message;
+use crate::message::{Fds, Message};
 use crate::{Error, Result};
 
 /// Longest message that goes through the socket itself; well below the smallest default buffer of the system.
@@ -31,7 +31,7 @@ pub fn send(connection: &Connection, mut message: Message) -> Result<()> {
         let file = store(&message.bytes)?;
         message.bytes.clear();
         message.bytes.push(LARGE);
-        message.fds.attach(OwnedFd::from(file).into());
+        message.fds.attach(file.into());
     }
     connection.send_message(message)
 }
@@ -44,24 +44,33 @@ pub fn unpack(mut message: Message) -> Result<Message> {
     match message.bytes.pop() {
         Some(SMALL) => Ok(message),
         Some(LARGE) if message.bytes.is_empty() && !message.fds.is_empty() => {
-            let last = message.fds.len() - 1;
-            message.bytes = load(message.fds.take(last as u32, "large message")?.into())?;
+            message.bytes = load(&mut message.fds)?;
             Ok(message)
         }
         _ => Err(Error::Decode { type_name: "parcel", reason: "it ends with an unknown mark".into() }),
     }
 }
 
-fn store(bytes: &[u8]) -> Result<File> {
+/// A file in memory that holds `bytes`.
+///
+/// # Errors
+/// [`Error::Io`] when memory is short.
+pub fn store(bytes: &[u8]) -> Result<OwnedFd> {
     let failed = |error| Error::io(format!("storing a message of {} bytes in memory", bytes.len()), error);
     let memory = MemfdOptions::new().close_on_exec(true).create("multiprocess-message");
     let mut file = memory.map_err(|error| failed(std::io::Error::other(error)))?.into_file();
     file.write_all(bytes).map_err(failed)?;
-    Ok(file)
+    Ok(file.into())
 }
 
-fn load(file: File) -> Result<Vec<u8>> {
+/// What is in the file that is the last of `fds`, which is taken.
+///
+/// # Errors
+/// [`Error::Decode`] when there is none, [`Error::Io`] when it cannot be read or memory is short.
+pub fn load(fds: &mut Fds) -> Result<Vec<u8>> {
     let failed = |error| Error::io("reading a large message from memory", error);
+    let last = fds.len().wrapping_sub(1) as u32;
+    let file = File::from(fds.take(last, "large message")?);
     let len = file.metadata().map_err(failed)?.len();
     let mut bytes = Vec::new();
     let announced = usize::try_from(len).ok().filter(|len| bytes.try_reserve_exact(*len).is_ok());

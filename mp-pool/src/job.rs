@@ -1,0 +1,284 @@
+//! One call to a pool: its tasks, encoded, and what has become of them so far.
+//!
+//! The caller encodes all items before anything runs and decodes the results after; in between, only bytes move. A
+//! worker that dies takes nothing with it that is not here too.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use mp_core::function::{Many, Remote};
+use mp_core::message::{Fds, SharedFd};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{PoolError, TaskError, TaskFailure};
+use crate::lock;
+use crate::wire::{next_part, push_part};
+
+/// A call.
+pub(crate) struct Job {
+    pub function: Function,
+    /// Items per task.
+    pub chunk: usize,
+    /// How often a task is tried again when the worker dies that works on it.
+    pub retries: u32,
+    /// The bodies of all tasks, one behind the other.
+    bodies: Vec<u8>,
+    /// Where each body ends.
+    ends: Vec<usize>,
+    /// Descriptors of the tasks that have some.
+    fds: HashMap<usize, Vec<SharedFd>>,
+    /// Number of items.
+    items: usize,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+/// The function of a call, with its captured values.
+pub(crate) struct Function {
+    pub remote: Remote<Many>,
+    /// The encoded definition for a worker.
+    pub definition: Vec<u8>,
+    pub fds: Vec<SharedFd>,
+}
+
+#[derive(Default)]
+struct Progress {
+    results: Vec<u8>,
+    tasks: Vec<TaskState>,
+    items_done: usize,
+    tasks_done: usize,
+    aborted: Option<PoolError>,
+}
+
+#[derive(Default)]
+enum TaskState {
+    #[default]
+    Waiting,
+    /// The part of `results`, and the descriptors.
+    Value(std::ops::Range<usize>, Vec<SharedFd>),
+    Failed(Box<TaskError>),
+}
+
+impl Function {
+    pub fn new<C: Serialize>(remote: Remote<Many>, captures: Option<&C>) -> Result<Function, PoolError> {
+        let mut definition = Vec::new();
+        let mut fds = Fds::new();
+        push_part(&mut definition, |bytes| mp_core::codec::encode_value(&remote, bytes))
+            .and_then(|()| {
+                push_part(&mut definition, |bytes| match captures {
+                    Some(captures) => mp_core::message::encode_into(captures, bytes, &mut fds),
+                    None => Ok(()),
+                })
+            })
+            .map_err(|error| PoolError::Encode { what: "the captured values".into(), source: error.into() })?;
+        let fds = keep(fds);
+        Ok(Function { remote, definition, fds })
+    }
+}
+
+/// Descriptors that are sent to any number of workers.
+fn keep(mut fds: Fds) -> Vec<SharedFd> {
+    fds.delivered();
+    fds.iter().cloned().collect()
+}
+
+impl Job {
+    /// Encodes `items` by `encode`, `chunk` of them in each task.
+    pub fn new<T>(
+        function: Function,
+        items: impl IntoIterator<Item = T>,
+        chunk: usize,
+        retries: u32,
+        encode: impl Fn(&T, &mut Vec<u8>, &mut Fds) -> mp_core::Result<()>,
+    ) -> Result<Job, PoolError> {
+        let items = items.into_iter();
+        let (mut bodies, mut all_fds) = (Vec::new(), HashMap::new());
+        let mut ends = Vec::with_capacity(items.size_hint().0.div_ceil(chunk));
+        let mut count = 0;
+        let mut fds = Fds::new();
+        for item in items {
+            let encoded = if chunk == 1 {
+                encode(&item, &mut bodies, &mut fds)
+            } else {
+                push_part(&mut bodies, |bytes| encode(&item, bytes, &mut fds))
+            };
+            encoded
+                .map_err(|error| PoolError::Encode { what: format!("item {count}"), source: error.into() })?;
+            count += 1;
+            if count % chunk == 0 {
+                end_task(&mut ends, &bodies, &mut all_fds, &mut fds);
+            }
+        }
+        if count % chunk != 0 {
+            end_task(&mut ends, &bodies, &mut all_fds, &mut fds);
+        }
+        let mut progress = Progress::default();
+        progress.tasks.resize_with(ends.len(), TaskState::default);
+        Ok(Job {
+            function,
+            chunk,
+            retries,
+            bodies,
+            ends,
+            fds: all_fds,
+            items: count,
+            progress: Mutex::new(progress),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// Number of tasks.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Number of items.
+    pub fn items(&self) -> usize {
+        self.items
+    }
+
+    /// The body of a task.
+    pub fn body(&self, task: usize) -> &[u8] {
+        let start = task.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bodies[start..self.ends[task]]
+    }
+
+    /// The descriptors of a task.
+    pub fn fds(&self, task: usize) -> &[SharedFd] {
+        self.fds.get(&task).map_or(&[], Vec::as_slice)
+    }
+
+    /// Position of the first item of a task.
+    pub fn first_item(&self, task: usize) -> usize {
+        task * self.chunk
+    }
+
+    fn items_of(&self, task: usize) -> usize {
+        self.chunk.min(self.items - self.first_item(task))
+    }
+
+    /// Notes a result. The last one wakes the caller.
+    pub fn succeed(&self, task: usize, result: &[u8], fds: Vec<SharedFd>) {
+        let mut progress = lock(&self.progress);
+        let start = progress.results.len();
+        progress.results.extend_from_slice(result);
+        let end = progress.results.len();
+        self.finish(&mut progress, task, TaskState::Value(start..end, fds));
+    }
+
+    /// Notes that a task has no result.
+    pub fn fail(&self, task: usize, item: usize, cause: TaskFailure) {
+        let item = self.first_item(task) + item;
+        let error = TaskError { item, function: self.function.remote.name().to_owned(), cause };
+        self.finish(&mut lock(&self.progress), task, TaskState::Failed(Box::new(error)));
+    }
+
+    fn finish(&self, progress: &mut Progress, task: usize, state: TaskState) {
+        progress.tasks[task] = state;
+        progress.tasks_done += 1;
+        progress.items_done += self.items_of(task);
+        if progress.tasks_done == self.len() {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Ends the call: its caller gets `error`.
+    pub fn abort(&self, error: PoolError) {
+        let mut progress = lock(&self.progress);
+        if progress.tasks_done < self.len() {
+            progress.aborted.get_or_insert(error);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until all is done; `tell` is called with the number of items done, now and then.
+    pub fn wait(&self, mut tell: Option<&mut dyn FnMut(usize)>) -> Result<(), PoolError> {
+        const INTERVAL: Duration = Duration::from_millis(100);
+        let mut progress = lock(&self.progress);
+        while progress.tasks_done < self.len() && progress.aborted.is_none() {
+            match &mut tell {
+                None => {
+                    progress = self.changed.wait(progress).unwrap_or_else(std::sync::PoisonError::into_inner);
+                }
+                Some(tell) => {
+                    let waited = self.changed.wait_timeout(progress, INTERVAL);
+                    progress = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+                    let done = progress.items_done;
+                    drop(progress);
+                    tell(done);
+                    progress = lock(&self.progress);
+                }
+            }
+        }
+        progress.aborted.clone().map_or(Ok(()), Err)
+    }
+
+    /// The results of all items, in order, after [`Job::wait`].
+    pub fn results<R: DeserializeOwned>(&self) -> Vec<Result<R, Box<TaskError>>> {
+        let progress = std::mem::take(&mut *lock(&self.progress));
+        let mut results = Vec::with_capacity(self.items);
+        for (task, state) in progress.tasks.into_iter().enumerate() {
+            match state {
+                TaskState::Value(range, fds) => {
+                    self.decode(task, &progress.results[range], fds, &mut results);
+                }
+                TaskState::Failed(error) => self.spread(task, *error, &mut results),
+                TaskState::Waiting => {
+                    let reason = TaskFailure::Result("it was never finished".into());
+                    self.spread(task, self.error(self.first_item(task), reason), &mut results);
+                }
+            }
+        }
+        results
+    }
+
+    fn error(&self, item: usize, cause: TaskFailure) -> TaskError {
+        TaskError { item, function: self.function.remote.name().to_owned(), cause }
+    }
+
+    fn decode<R: DeserializeOwned>(
+        &self,
+        task: usize,
+        bytes: &[u8],
+        fds: Vec<SharedFd>,
+        results: &mut Vec<Result<R, Box<TaskError>>>,
+    ) {
+        let mut table = Fds::new();
+        for fd in fds {
+            table.attach(fd);
+        }
+        let mut rest = bytes;
+        for item in self.first_item(task)..self.first_item(task) + self.items_of(task) {
+            let part = if self.chunk == 1 { Some(bytes) } else { next_part(&mut rest) };
+            let cut_off = || mp_core::Error::Decode { type_name: std::any::type_name::<R>(), reason: "it is cut off".into() };
+            let value = part.ok_or_else(cut_off).and_then(|part| mp_core::message::decode_from(part, &mut table));
+            results.push(
+                value.map_err(|error| Box::new(self.error(item, TaskFailure::Result(error.to_string())))),
+            );
+        }
+    }
+
+    /// The items of a chunk that failed at one of them.
+    fn spread<R>(&self, task: usize, error: TaskError, results: &mut Vec<Result<R, Box<TaskError>>>) {
+        for item in self.first_item(task)..self.first_item(task) + self.items_of(task) {
+            let cause = if item == error.item || !matches!(error.cause, TaskFailure::Panicked { .. }) {
+                error.cause.clone()
+            } else {
+                TaskFailure::Skipped
+            };
+            results.push(Err(Box::new(self.error(item, cause))));
+        }
+    }
+}
+
+fn end_task(ends: &mut Vec<usize>, bodies: &[u8], all: &mut HashMap<usize, Vec<SharedFd>>, fds: &mut Fds) {
+    if !fds.is_empty() {
+        all.insert(ends.len(), keep(std::mem::take(fds)));
+    }
+    ends.push(bodies.len());
+}
+
+/// A job is shared by its caller and the pool's thread.
+pub(crate) type SharedJob = Arc<Job>;

@@ -1,0 +1,137 @@
+//! One worker as the pool sees it: its process, its link, and what it is working on.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use mp_context::{Context, Process, StartError, StartMethod, StartingProcess};
+use mp_core::connection::Connection;
+use mp_core::handle::Handle;
+use mp_core::link::{Link, ParentSide};
+
+use crate::error::PoolError;
+use crate::wire::FUNCTIONS;
+use crate::worker;
+
+/// Work that a worker should have in its link, so that it never waits for the pool.
+const BUFFERED: Duration = Duration::from_micros(400);
+/// Tasks in a link at first, and at least: one to work on and one to go on with.
+const FEWEST: usize = 2;
+/// Tasks in a link at most.
+const MOST: usize = 512;
+
+/// A worker.
+pub(crate) struct Member {
+    pub name: String,
+    pub state: State,
+    pub link: ParentSide,
+    /// For descriptors, beside the link.
+    pub socket: Connection,
+    /// The functions that it knows, by number modulo their count.
+    pub defined: [Option<u32>; FUNCTIONS],
+    /// How many tasks it should have.
+    pub target: usize,
+    /// Whether it has finished any task.
+    pub proven: bool,
+    /// When the present count of results began, and that count.
+    since: Instant,
+    done: u32,
+}
+
+pub(crate) enum State {
+    Starting(StartingProcess<()>),
+    Running(Process<()>),
+    /// Its end is dealt with.
+    Gone,
+}
+
+impl Member {
+    /// Asks for a worker process.
+    pub fn start(context: Context, name: String, bell: &OwnedFd) -> Result<Member, PoolError> {
+        let (link, half) = Link::create()?.split();
+        let (socket, worker_socket) = Connection::pair()?;
+        let bell = bell.try_clone().map_err(|error| mp_core::Error::io("duplicating the bell of a pool", error))?;
+        let starting = context
+            .process(worker::run, (half, worker_socket, Handle(bell)))
+            .name(name.clone())
+            .terminate_at_exit(true)
+            .daemon(false)
+            .begin_start()?;
+        Ok(Member {
+            name,
+            state: State::Starting(starting),
+            link,
+            socket,
+            defined: [None; FUNCTIONS],
+            target: FEWEST,
+            proven: false,
+            since: Instant::now(),
+            done: 0,
+        })
+    }
+
+    /// Waits until it is ready, if it is not.
+    pub fn finish_start(&mut self) -> Result<(), StartError> {
+        if let State::Starting(starting) = std::mem::replace(&mut self.state, State::Gone) {
+            self.state = State::Running(starting.finish()?);
+        }
+        Ok(())
+    }
+
+    pub fn process(&self) -> Option<&Process<()>> {
+        match &self.state {
+            State::Running(process) => Some(process),
+            _ => None,
+        }
+    }
+
+    /// Tasks in its link, the one it works on included.
+    pub fn outstanding(&self) -> usize {
+        self.link.tasks.outstanding().len()
+    }
+
+    /// Whether it will have done `count` more tasks within `limit`, if they take as long as the last ones did.
+    pub fn will_finish_within(&self, limit: Duration, count: usize, now: Instant) -> bool {
+        let recent = now.saturating_duration_since(self.since) < limit;
+        let per_task = BUFFERED / self.target.max(1) as u32;
+        recent && per_task * (count as u32) < limit
+    }
+
+    /// Begins to measure how fast it is.
+    pub fn begin_measure(&mut self, now: Instant) {
+        self.since = now;
+        self.done = 0;
+    }
+
+    /// Notes `done` more results and adapts the target to how long a task takes.
+    pub fn measure(&mut self, done: u32, now: Instant) {
+        self.done += done;
+        let elapsed = now.saturating_duration_since(self.since);
+        if self.done == 0 {
+            return;
+        }
+        let per_task = elapsed.as_nanos() / u128::from(self.done);
+        let wanted = BUFFERED.as_nanos().checked_div(per_task).map_or(MOST, |count| count as usize);
+        // At most fourfold at a time: a few quick tasks do not make all of them quick.
+        self.target = wanted.clamp(FEWEST, MOST).min(self.target * 4);
+        if elapsed > BUFFERED || self.done as usize > MOST {
+            self.begin_measure(now);
+        }
+    }
+}
+
+/// The context that makes replacements: a pool has a thread, and a process with threads cannot be forked.
+pub(crate) fn replacement_context(context: Context) -> Context {
+    match context.start_method() {
+        StartMethod::Fork => Context::forkserver(),
+        _ => context,
+    }
+}
+
+/// What to poll for this worker: the first word of one that starts, the end of one that runs.
+pub(crate) fn fd_of(state: &State) -> Option<std::os::fd::BorrowedFd<'_>> {
+    match state {
+        State::Starting(starting) => Some(starting.as_fd()),
+        State::Running(process) => Some(process.sentinel()),
+        State::Gone => None,
+    }
+}

@@ -1,0 +1,158 @@
+//! What a pool's handle and its thread share.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use mp_context::{Context, StartMethod};
+use mp_core::Error;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::error::PoolError;
+use crate::job::SharedJob;
+use crate::lock;
+
+/// What a handle asks of the thread.
+pub(crate) enum Command {
+    Run(SharedJob),
+    Close,
+    Terminate,
+}
+
+pub(crate) struct Shared {
+    /// Wakes the thread.
+    pub bell: OwnedFd,
+    inbox: Mutex<Inbox>,
+    ended: Condvar,
+    named: AtomicU64,
+    tasks: AtomicU64,
+    losses: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inbox {
+    commands: Vec<Command>,
+    stage: Stage,
+}
+
+/// How far the life of a pool is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stage {
+    #[default]
+    Open,
+    Closed,
+    Terminated,
+    /// The thread and all workers are gone.
+    Ended,
+}
+
+impl Shared {
+    pub fn new() -> Result<Shared, PoolError> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| Error::io("creating the bell of a pool", error))?;
+        Ok(Shared {
+            bell,
+            inbox: Mutex::default(),
+            ended: Condvar::new(),
+            named: AtomicU64::new(0),
+            tasks: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
+        })
+    }
+
+    /// Leaves a job for the thread.
+    pub fn submit(&self, job: SharedJob) -> Result<(), PoolError> {
+        let mut inbox = lock(&self.inbox);
+        match inbox.stage {
+            Stage::Open => inbox.commands.push(Command::Run(job)),
+            Stage::Closed => return Err(PoolError::Closed),
+            Stage::Terminated | Stage::Ended => return Err(PoolError::Terminated),
+        }
+        drop(inbox);
+        self.ring();
+        Ok(())
+    }
+
+    pub fn close(&self) {
+        let mut inbox = lock(&self.inbox);
+        if inbox.stage == Stage::Open {
+            inbox.stage = Stage::Closed;
+            inbox.commands.push(Command::Close);
+        }
+        drop(inbox);
+        self.ring();
+    }
+
+    pub fn terminate(&self) {
+        let mut inbox = lock(&self.inbox);
+        if matches!(inbox.stage, Stage::Open | Stage::Closed) {
+            inbox.stage = Stage::Terminated;
+            inbox.commands.push(Command::Terminate);
+        }
+        drop(inbox);
+        self.ring();
+    }
+
+    pub fn stage(&self) -> Stage {
+        lock(&self.inbox).stage
+    }
+
+    /// Waits until all is over.
+    pub fn wait_end(&self) {
+        let mut inbox = lock(&self.inbox);
+        while inbox.stage != Stage::Ended {
+            inbox = self.ended.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn ring(&self) {
+        // A counter that is full has been rung often enough.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    pub fn quiet_bell(&self) {
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+    }
+
+    pub fn take_commands(&self) -> Vec<Command> {
+        std::mem::take(&mut lock(&self.inbox).commands)
+    }
+
+    /// Called by the thread as its last act: nobody is to wait for it any more.
+    pub fn end(&self) {
+        let mut inbox = lock(&self.inbox);
+        inbox.stage = Stage::Ended;
+        for command in inbox.commands.drain(..) {
+            if let Command::Run(job) = command {
+                job.abort(PoolError::Terminated);
+            }
+        }
+        self.ended.notify_all();
+    }
+
+    /// Name of the next worker.
+    pub fn next_name(&self, context: Context) -> String {
+        let kind = match context.start_method() {
+            StartMethod::Spawn => "Spawn",
+            StartMethod::ForkServer => "ForkServer",
+            StartMethod::Fork => "Fork",
+        };
+        format!("{kind}PoolWorker-{}", self.named.fetch_add(1, Relaxed) + 1)
+    }
+
+    pub fn count_task(&self) {
+        self.tasks.fetch_add(1, Relaxed);
+    }
+
+    pub fn count_loss(&self) {
+        self.losses.fetch_add(1, Relaxed);
+    }
+
+    pub fn tasks(&self) -> u64 {
+        self.tasks.load(Relaxed)
+    }
+
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Relaxed)
+    }
+}
