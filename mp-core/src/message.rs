@@ -220,3 +220,156 @@ pub fn decode_from<T: DeserializeOwned>(bytes: &[u8], fds: &mut Fds) -> Result<T
 fn wrong(what: &'static str, reason: String) -> Error {
     Error::Decode { type_name: what, reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::*;
+    use crate::handle::{self, Handle};
+    use crate::segment::Segment;
+
+    static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
+
+    /// A handle that counts itself while it travels.
+    #[derive(Debug)]
+    struct Counted;
+
+    impl Serialize for Counted {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            handle::serialize(serializer, "Counted", |fds| {
+                IN_FLIGHT.fetch_add(1, Ordering::SeqCst);
+                fds.on_unsent(|| {
+                    IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
+                });
+                Ok(7_u8)
+            })
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Counted {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Counted, D::Error> {
+            handle::deserialize(deserializer, "Counted", |_, body: u8| {
+                assert_eq!(body, 7);
+                IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
+                Ok(Counted)
+            })
+        }
+    }
+
+    fn refuse<S: Serializer>(_: &(), _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("it refuses"))
+    }
+
+    #[test]
+    fn references_in_flight_are_given_back_once() {
+        let in_flight = || IN_FLIGHT.load(Ordering::SeqCst);
+        let message = Message::encode(&[Counted, Counted]).unwrap();
+        assert_eq!(in_flight(), 2);
+        drop(message);
+        assert_eq!(in_flight(), 0);
+
+        Message::encode(&[Counted, Counted]).unwrap().decode::<[Counted; 2]>().unwrap();
+        assert_eq!(in_flight(), 0);
+        assert!(Message::encode(&(Counted, 1)).unwrap().decode::<(Counted, String)>().is_err());
+        assert_eq!(in_flight(), 0);
+
+        let (a, b) = crate::connection::pipe().unwrap();
+        a.send(&Some(Counted)).unwrap();
+        assert_eq!(in_flight(), 1);
+        b.recv::<Option<Counted>>().unwrap();
+        assert_eq!(in_flight(), 0);
+        drop(b);
+        assert!(a.send(&Counted).is_err());
+        assert_eq!(in_flight(), 0);
+
+        #[derive(Serialize)]
+        struct Bad(Counted, #[serde(serialize_with = "refuse")] ());
+        let mut message = Message::encode(&Counted).unwrap();
+        let length = message.bytes.len();
+        assert!(encode_into(&Bad(Counted, ()), &mut message.bytes, &mut message.fds).is_err());
+        assert_eq!((in_flight(), message.bytes.len()), (1, length));
+        drop(message);
+        assert_eq!(in_flight(), 0);
+    }
+
+    #[test]
+    fn handles_travel_in_any_shape() {
+        #[derive(Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        enum Tagged {
+            Log {
+                name: String,
+                #[serde(with = "crate::handle::inside")]
+                file: File,
+            },
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Flat {
+            #[serde(flatten)]
+            inner: Inner,
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Inner {
+            file: Option<Handle<File>>,
+            segment: Segment,
+        }
+        let null = || File::open("/dev/null").unwrap();
+        let segment = Segment::create("shape", 1).unwrap();
+        let inner = Inner { file: Some(Handle(null())), segment };
+        let value = (Tagged::Log { name: "x".into(), file: null() }, Flat { inner });
+        let message = Message::encode(&value).unwrap();
+        assert_eq!(message.fds.len(), 3);
+        let (Tagged::Log { name, .. }, flat) = message.decode::<(Tagged, Flat)>().unwrap();
+        assert_eq!((name.as_str(), flat.inner.segment.len()), ("x", 1));
+        assert!(flat.inner.file.is_some());
+    }
+
+    #[test]
+    fn wrong_indices_are_errors() {
+        let message = Message::encode(&Handle(File::open("/dev/null").unwrap())).unwrap();
+        let twice = [&[0x92], &message.bytes[..], &message.bytes[..]].concat();
+        let outside = Message { bytes: message.bytes.clone(), fds: Fds::new() };
+        let error = outside.decode::<Handle<File>>().unwrap_err().to_string();
+        assert!(error.contains("names descriptor 0 of a message with 0"), "{error}");
+        let error =
+            Message { bytes: twice, fds: message.fds }.decode::<[Handle<File>; 2]>().unwrap_err().to_string();
+        assert!(error.contains("another handle took descriptor 0"), "{error}");
+    }
+
+    #[test]
+    fn handles_refuse_other_formats_even_within_a_message() {
+        struct Inside(Handle<File>);
+        impl Serialize for Inside {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&rmp_serde::to_vec(&self.0).map_err(serde::ser::Error::custom)?)
+            }
+        }
+        let file = Handle(File::open("/dev/null").unwrap());
+        let error = rmp_serde::to_vec(&file).unwrap_err().to_string();
+        assert!(error.contains("File travels only inside a message"), "{error}");
+        let error = Message::encode(&(file.0.try_clone().map(Handle).unwrap(), Inside(file)))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("File travels only inside a message"), "{error}");
+    }
+
+    #[test]
+    fn batches_share_one_table() {
+        let (mut bytes, mut fds, mut ends) = (Vec::new(), Fds::new(), vec![0]);
+        for number in 0..100_u32 {
+            let file = (number % 10 == 0).then(|| Handle(File::open("/dev/null").unwrap()));
+            encode_into(&(number, file), &mut bytes, &mut fds).unwrap();
+            ends.push(bytes.len());
+        }
+        assert_eq!(fds.len(), 10);
+        for (number, range) in ends.windows(2).enumerate() {
+            let value =
+                decode_from::<(usize, Option<Handle<File>>)>(&bytes[range[0]..range[1]], &mut fds).unwrap();
+            assert_eq!((value.0, value.1.is_some()), (number, number % 10 == 0));
+        }
+    }
+}

@@ -201,6 +201,11 @@ impl Segment {
         if range.is_empty() {
             return Ok(());
         }
+        if flags.is_empty() {
+            check_memory(range.len()).map_err(|source| {
+                Error::io(format!("{doing} bytes {range:?} of a shared memory segment"), source)
+            })?;
+        }
         loop {
             match fallocate(&self.mapping.fd, flags, range.start as u64, range.len() as u64) {
                 Ok(()) => return Ok(()),
@@ -265,6 +270,45 @@ impl<'de> Deserialize<'de> for Segment {
     }
 }
 
+/// Refuses what cannot be there: the kernel would kill a process for want of memory instead of failing.
+///
+/// Only for large sizes, where one look at the system costs nothing by comparison. What files of a control group do not
+/// say, or where there are none, is taken as unlimited.
+fn check_memory(wanted: usize) -> std::io::Result<()> {
+    const LARGE: usize = 64 << 20;
+    if wanted < LARGE {
+        return Ok(());
+    }
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
+    let field = |text: &str, name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok())
+    };
+    let system = read("/proc/meminfo").and_then(|text| {
+        let kib = field(&text, "MemAvailable:")?.saturating_add(field(&text, "SwapFree:").unwrap_or(0));
+        Some(kib.saturating_mul(1024))
+    });
+    // Files that are only cached count as used there, but give way.
+    let group = |folder: &str, limit: &str, used: &str| {
+        let stat = read(&format!("{folder}/memory.stat")).unwrap_or_default();
+        let cached = ["inactive_file ", "active_file "].map(|name| field(&stat, name).unwrap_or(0));
+        let used = number(&format!("{folder}/{used}"))?.saturating_sub(cached[0].saturating_add(cached[1]));
+        Some(number(&format!("{folder}/{limit}"))?.saturating_sub(used))
+    };
+    let free = [
+        system,
+        group("/sys/fs/cgroup", "memory.max", "memory.current"),
+        group("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ];
+    match free.into_iter().flatten().min() {
+        Some(free) if free < wanted as u64 => Err(std::io::Error::new(
+            std::io::ErrorKind::OutOfMemory,
+            format!("{wanted} bytes of memory are wanted, {free} are available"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn into_io(error: memfd::Error) -> std::io::Error {
     match error {
         memfd::Error::Create(source) | memfd::Error::AddSeals(source) | memfd::Error::GetSeals(source) => {
@@ -325,8 +369,11 @@ mod tests {
 
     #[test]
     fn na_14_too_large_is_an_error_with_name_and_size() {
-        let error = Segment::create("giant", 1 << 50).unwrap_err().to_string();
-        assert!(error.contains("giant") && error.contains(&(1_u64 << 50).to_string()), "{error}");
+        // More than any address space, and more than the memory of this machine.
+        for length in [1_usize << 50, 1 << 44] {
+            let error = Segment::create("giant", length).unwrap_err().to_string();
+            assert!(error.contains("giant") && error.contains(&length.to_string()), "{error}");
+        }
         assert!(matches!(Segment::create("nothing", 0), Err(Error::Invalid { .. })));
         assert!(matches!(Segment::create("a\0b", 1), Err(Error::Invalid { .. })));
     }

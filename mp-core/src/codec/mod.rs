@@ -5,7 +5,7 @@
 //!
 //! # Design
 //!
-//! rmp-serde writes and reads the scalars; the structure around them is ours, because MessagePack as it stands
+//! rmp-serde writes the scalars, and whatever it writes is read; the structure around them is ours, because MessagePack as it stands
 //! - has no `Some(None)` (both are nil): here the marker that MessagePack leaves unused, `0xc1`, stands before a nil
 //!   that is wrapped once more;
 //! - counts in 32 bits: longer strings, bytes and sequences get a 64-bit header;

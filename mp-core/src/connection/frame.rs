@@ -94,6 +94,8 @@ fn send_all(
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, deadline, "sending a message")?,
+            // The peer left without having read everything.
+            Err(Errno::CONNRESET) => return Err(Error::io("sending a message on a connection", Errno::PIPE)),
             Err(errno) => return Err(Error::io("sending a message on a connection", errno)),
         }
     }
