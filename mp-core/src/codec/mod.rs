@@ -37,7 +37,7 @@ use crate::{Error, Result};
 /// Deepest nesting of sequences, maps and enum values that is encoded and decoded.
 ///
 /// Where a level needs much stack, as in unoptimised programs, less is possible: see [`STACK`].
-pub const DEPTH: u16 = 1024;
+pub const DEPTH: u16 = 512;
 
 /// Bytes of stack that nested values may use up before they count as nested too deeply.
 pub const STACK: usize = 1 << 20;
