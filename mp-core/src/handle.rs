@@ -4,7 +4,7 @@
 //! serialised by anything else, or outside a message, is an error that names it. When a process dies, its
 //! descriptors are closed, those in its unsent messages included.
 //!
-//! The codec knows a handle by the name of its newtype struct ([`MARK`]). Only then, and only around the handle's own
+//! The codec knows a handle by the name of its newtype struct (`MARK`). Only then, and only around the handle's own
 //! code, it lends the table through a thread-local slot: a message without handles pays nothing.
 
 use std::cell::{Cell, RefCell};

@@ -16,7 +16,6 @@
 //! arena sweeps those.
 
 use std::fmt;
-use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -24,6 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec;
+use crate::segment::Segment;
 use crate::{Error, Result};
 
 /// A descriptor that a message and its owner hold together, so that queuing a message duplicates nothing.
@@ -41,6 +41,8 @@ enum Slot {
     Own(SharedFd),
     /// Any number of handles of the message mean this one.
     Shared(SharedFd),
+    /// A segment, mapped once for all handles that stand in it.
+    Mapped(Segment),
     /// A handle took it.
     Taken,
 }
@@ -72,6 +74,11 @@ impl Fds {
         index as u32
     }
 
+    /// Puts in a segment that several handles of one message may stand in, once.
+    pub fn attach_segment(&mut self, segment: &Segment) -> u32 {
+        self.attach_shared(segment.shared_fd())
+    }
+
     /// Registers how to give back what a handle took for its journey, should the message never be sent or decoded.
     pub fn on_unsent(&mut self, undo: impl FnOnce() + Send + 'static) {
         self.on_unsent.push(Box::new(undo));
@@ -82,16 +89,14 @@ impl Fds {
     /// Duplicates it only if somebody in this process still holds it. Errors: [`Error::Decode`] for an index outside the
     /// table and for one that was taken before.
     pub fn take(&mut self, index: u32, what: &'static str) -> Result<OwnedFd> {
-        let slot = self.slot(index, what)?;
-        match mem::replace(slot, Slot::Taken) {
-            Slot::Own(fd) | Slot::Shared(fd) => Arc::try_unwrap(fd).or_else(|fd| {
-                let duplicate = fd.as_fd().try_clone_to_owned();
-                duplicate.map_err(|error| Error::io(format!("duplicating the descriptor of a {what}"), error))
-            }),
-            Slot::Taken => {
-                Err(wrong(what, format!("another handle took descriptor {index} of this message")))
-            }
+        let fd = self.share(index, what)?;
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            *slot = Slot::Taken;
         }
+        Arc::try_unwrap(fd).or_else(|fd| {
+            let duplicate = fd.as_fd().try_clone_to_owned();
+            duplicate.map_err(|error| Error::io(format!("duplicating the descriptor of a {what}"), error))
+        })
     }
 
     /// The descriptor at `index` for a handle named `what`, which others of the same message may mean as well.
@@ -100,10 +105,23 @@ impl Fds {
     pub fn share(&mut self, index: u32, what: &'static str) -> Result<SharedFd> {
         match self.slot(index, what)? {
             Slot::Own(fd) | Slot::Shared(fd) => Ok(fd.clone()),
-            Slot::Taken => {
-                Err(wrong(what, format!("another handle took descriptor {index} of this message")))
-            }
+            Slot::Mapped(segment) => Ok(segment.shared_fd().clone()),
+            Slot::Taken => Err(taken(what, index)),
         }
+    }
+
+    /// The segment at `index` for a handle named `what`, mapped when the first handle of the message asks.
+    ///
+    /// Errors: as in [`take`](Self::take) and [`Segment::from_fd`].
+    pub fn segment(&mut self, index: u32, what: &'static str) -> Result<Segment> {
+        let slot = self.slot(index, what)?;
+        let segment = match slot {
+            Slot::Mapped(segment) => return Ok(segment.clone()),
+            Slot::Own(fd) | Slot::Shared(fd) => Segment::from_shared_fd(fd.clone())?,
+            Slot::Taken => return Err(taken(what, index)),
+        };
+        *slot = Slot::Mapped(segment.clone());
+        Ok(segment)
     }
 
     fn slot(&mut self, index: u32, what: &'static str) -> Result<&mut Slot> {
@@ -126,6 +144,7 @@ impl Fds {
     pub fn iter(&self) -> impl Iterator<Item = &SharedFd> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Own(fd) | Slot::Shared(fd) => Some(fd),
+            Slot::Mapped(segment) => Some(segment.shared_fd()),
             Slot::Taken => None,
         })
     }
@@ -217,6 +236,10 @@ pub fn decode_from<T: DeserializeOwned>(bytes: &[u8], fds: &mut Fds) -> Result<T
     codec::decode(bytes, Some(fds))
 }
 
+fn taken(what: &'static str, index: u32) -> Error {
+    wrong(what, format!("another handle took descriptor {index} of this message"))
+}
+
 fn wrong(what: &'static str, reason: String) -> Error {
     Error::Decode { type_name: what, reason }
 }
@@ -230,7 +253,6 @@ mod tests {
 
     use super::*;
     use crate::handle::{self, Handle};
-    use crate::segment::Segment;
 
     static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
 

@@ -258,15 +258,13 @@ impl fmt::Debug for Segment {
 
 impl Serialize for Segment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        handle::serialize(serializer, "Segment", |fds| Ok(fds.attach_shared(&self.mapping.fd)))
+        handle::serialize(serializer, "Segment", |fds| Ok(fds.attach_segment(self)))
     }
 }
 
 impl<'de> Deserialize<'de> for Segment {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Segment, D::Error> {
-        handle::deserialize(deserializer, "Segment", |fds, index: u32| {
-            Segment::from_shared_fd(fds.share(index, "Segment")?)
-        })
+        handle::deserialize(deserializer, "Segment", |fds, index: u32| fds.segment(index, "Segment"))
     }
 }
 
