@@ -1,19 +1,21 @@
 //! Values and descriptors as one message.
 //!
-//! A [`Message`] is the bytes of a value and the table of descriptors that its handles point into. If the process dies,
-//! the kernel closes what the table holds; a message that is dropped unsent gives back everything it carried.
+//! A [`Message`] is the bytes of a value and the table of descriptors that its handles point into. If the
+//! process dies, the kernel closes what the table holds; a message that is dropped unsent gives back
+//! everything it carried.
 //!
 //! # References in flight
 //!
-//! Some handles are more than a descriptor: a block in a shared arena is counted, and while a message carries it, the
-//! message owns one count. The handle takes that count while it is encoded and registers with [`Fds::on_unsent`] how to give it
-//! back. Exactly one of three things happens then:
+//! Some handles are more than a descriptor: a block in a shared arena is counted, and while a message carries
+//! it, the message owns one count. The handle takes that count while it is encoded and registers with
+//! [`Fds::on_unsent`] how to give it back. Exactly one of three things happens then:
 //! - the message is sent: the callbacks are dropped uncalled, the count now belongs to the receiver;
-//! - the message is decoded in this process: the same as soon as the first handle is met, the decoded value owns the count;
+//! - the message is decoded in this process: the same as soon as the first handle is met, the decoded value
+//!   owns the count;
 //! - the message is dropped: the callbacks run.
 //!
-//! A message that arrived and is never decoded closes its descriptors, but nobody knows its counts; the owner of the
-//! arena sweeps those.
+//! A message that arrived and is never decoded closes its descriptors, but nobody knows its counts; the owner
+//! of the arena sweeps those.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,7 +31,8 @@ use crate::{Error, Result};
 /// A descriptor that a message and its owner hold together, so that queuing a message duplicates nothing.
 pub type SharedFd = Arc<OwnedFd>;
 
-/// The descriptors of one message, in the order in which its handles name them, and what to undo if it is never sent.
+/// The descriptors of one message, in the order in which its handles name them, and what to undo if it is
+/// never sent.
 #[derive(Default)]
 pub struct Fds {
     slots: Vec<Slot>,
@@ -79,15 +82,16 @@ impl Fds {
         self.attach_shared(segment.shared_fd())
     }
 
-    /// Registers how to give back what a handle took for its journey, should the message never be sent or decoded.
+    /// Registers how to give back what a handle took for its journey, should the message never be sent or
+    /// decoded.
     pub fn on_unsent(&mut self, undo: impl FnOnce() + Send + 'static) {
         self.on_unsent.push(Box::new(undo));
     }
 
     /// Takes the descriptor at `index` for a handle named `what`, which owns it from now on.
     ///
-    /// Duplicates it only if somebody in this process still holds it. Errors: [`Error::Decode`] for an index outside the
-    /// table and for one that was taken before.
+    /// Duplicates it only if somebody in this process still holds it. Errors: [`Error::Decode`] for an index
+    /// outside the table and for one that was taken before.
     pub fn take(&mut self, index: u32, what: &'static str) -> Result<OwnedFd> {
         let fd = self.share(index, what)?;
         if let Some(slot) = self.slots.get_mut(index as usize) {
@@ -99,7 +103,8 @@ impl Fds {
         })
     }
 
-    /// The descriptor at `index` for a handle named `what`, which others of the same message may mean as well.
+    /// The descriptor at `index` for a handle named `what`, which others of the same message may mean as
+    /// well.
     ///
     /// Errors: as in [`take`](Self::take).
     pub fn share(&mut self, index: u32, what: &'static str) -> Result<SharedFd> {
@@ -154,7 +159,8 @@ impl Fds {
         self.on_unsent.clear();
     }
 
-    /// Takes back everything that was attached after the table had `mark` entries; for a value whose encoding failed.
+    /// Takes back everything that was attached after the table had `mark` entries; for a value whose encoding
+    /// failed.
     pub(crate) fn truncate(&mut self, mark: Mark) {
         self.slots.truncate(mark.slots);
         self.on_unsent.drain(mark.on_unsent.min(self.on_unsent.len())..).for_each(|undo| undo());
@@ -224,7 +230,8 @@ impl Message {
 
 /// Appends `value` to `bytes` and its descriptors to `fds`; on an error, both are as before.
 ///
-/// For callers that put many values into one buffer: costs no allocation of its own. Errors: [`Error::Encode`].
+/// For callers that put many values into one buffer: costs no allocation of its own. Errors:
+/// [`Error::Encode`].
 pub fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, fds: &mut Fds) -> Result<()> {
     codec::encode(value, bytes, Some(fds))
 }

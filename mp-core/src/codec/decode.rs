@@ -1,6 +1,7 @@
 //! The decoder of what the encoder and rmp-serde write; see the [design](super).
 //!
-//! Bytes come from other processes, perhaps hostile or dead ones: every length is checked against the bytes that are there.
+//! Bytes come from other processes, perhaps hostile or dead ones: every length is checked against the bytes
+//! that are there.
 
 use rmp_serde::decode::Error;
 use serde::Deserializer;
