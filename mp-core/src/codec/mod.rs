@@ -1,23 +1,26 @@
-//! Values as bytes: compact MessagePack by rmp-serde, with fast lanes for numbers and no limits that lose data.
+//! Values as bytes: compact MessagePack by rmp-serde, with fast lanes for numbers and no limits that lose
+//! data.
 //!
-//! Nothing here is shared between processes; a process that dies leaves at most bytes that end too early, and those are a
-//! decode error.
+//! Nothing here is shared between processes; a process that dies leaves at most bytes that end too early, and
+//! those are a decode error.
 //!
 //! # Design
 //!
-//! rmp-serde writes and reads the scalars; the structure around them is ours, because MessagePack as it stands
-//! - has no `Some(None)` (both are nil): here the marker that MessagePack leaves unused, `0xc1`, stands before a nil
-//!   that is wrapped once more;
+//! rmp-serde writes the scalars, and whatever it writes is read; the structure around them is ours, because
+//! MessagePack as it stands
+//! - has no `Some(None)` (both are nil): here the marker that MessagePack leaves unused, `0xc1`, stands
+//!   before a nil that is wrapped once more;
 //! - counts in 32 bits: longer strings, bytes and sequences get a 64-bit header;
-//! - has structs as arrays, where no field can be left out, or as maps with names: here they are arrays, a value in
-//!   which some `skip_serializing_if` strikes is encoded once more with names, and [`named`] asks for them;
-//! - writes numbers one by one: here any slice of one number type, wherever it stands in a value, is one memory copy on
-//!   each side. The lane names its element type, so that a receiver who wants another type gets correct values or
-//!   an error, and it still is a sequence for whoever does not know lanes.
+//! - has structs as arrays, where no field can be left out, or as maps with names: here they are arrays, a
+//!   value in which some `skip_serializing_if` strikes is encoded once more with names, and [`named`] asks
+//!   for them;
+//! - writes numbers one by one: here any slice of one number type, wherever it stands in a value, is one
+//!   memory copy on each side. The lane names its element type, so that a receiver who wants another type
+//!   gets correct values or an error, and it still is a sequence for whoever does not know lanes.
 //!
-//! Headers are extension types, so that ordinary MessagePack without them is read as well. Bytes that arrive are never
-//! trusted: a length is checked against the bytes that are there before anything is allocated, and nesting is
-//! limited to [`DEPTH`] levels and [`STACK`] bytes on both sides.
+//! Headers are extension types, so that ordinary MessagePack without them is read as well. Bytes that arrive
+//! are never trusted: a length is checked against the bytes that are there before anything is allocated, and
+//! nesting is limited to [`DEPTH`] levels and [`STACK`] bytes on both sides.
 
 pub mod bulk;
 mod decode;
@@ -37,7 +40,7 @@ use crate::{Error, Result};
 /// Deepest nesting of sequences, maps and enum values that is encoded and decoded.
 ///
 /// Where a level needs much stack, as in unoptimised programs, less is possible: see [`STACK`].
-pub const DEPTH: u16 = 1024;
+pub const DEPTH: u16 = 512;
 
 /// Bytes of stack that nested values may use up before they count as nested too deeply.
 pub const STACK: usize = 1 << 20;
@@ -62,7 +65,8 @@ impl Stack {
 /// The marker before a nil that stands for `Some` of it.
 const SOME: u8 = 0xc1;
 
-/// Extension types: the elements of a lane are 1..=12, [`lane::Code`]; with this bit, the header has 64-bit lengths.
+/// Extension types: the elements of a lane are 1..=12, [`lane::Code`]; with this bit, the header has 64-bit
+/// lengths.
 const WIDE: u8 = 0x20;
 const WIDE_STR: u8 = WIDE | 0x10;
 const WIDE_BYTES: u8 = WIDE | 0x11;
@@ -71,7 +75,8 @@ const WIDE_MAP: u8 = WIDE | 0x13;
 /// Before the body of a handle.
 const HANDLE: u8 = 0x40;
 
-/// Appends `value` to `bytes`; on an error, `bytes` is as before. Handles inside are an error: see [`crate::message`].
+/// Appends `value` to `bytes`; on an error, `bytes` is as before. Handles inside are an error: see
+/// [`crate::message`].
 ///
 /// Errors: [`Error::Encode`] if the value refuses to be serialised or is nested more than [`DEPTH`] deep.
 ///

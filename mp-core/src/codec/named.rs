@@ -1,7 +1,8 @@
 //! Values whose structs need the names of their fields.
 //!
-//! For fields of user types: `#[serde(with = "mp_core::codec::named")]`. Structs travel as arrays; serde wants names where a
-//! struct variant of an untagged enum is to be recognised. Only encoding differs. Nothing here is shared between processes.
+//! For fields of user types: `#[serde(with = "mp_core::codec::named")]`. Structs travel as arrays; serde
+//! wants names where a struct variant of an untagged enum is to be recognised. Only encoding differs. Nothing
+//! here is shared between processes.
 //!
 //! ```
 //! use mp_core::message::Message;

@@ -1,6 +1,7 @@
 //! Waiting for descriptors: several at once, with a time limit, or from async code on any executor.
 //!
-//! When a peer process dies, the kernel closes its ends and every wait here wakes up: end of file counts as ready.
+//! When a peer process dies, the kernel closes its ends and every wait here wakes up: end of file counts as
+//! ready.
 
 mod reactor;
 
@@ -34,8 +35,9 @@ pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> r
 
 /// Waits until some of `fds` are readable or at their end; returns their positions, each once, in order.
 ///
-/// Takes anything with a descriptor: connections, sockets, listeners, the sentinels of processes. `None` waits without a limit;
-/// when `timeout` passes first, the answer is empty, and so it is, at once, for an empty list. Errors: [`Error::Io`].
+/// Takes anything with a descriptor: connections, sockets, listeners, the sentinels of processes. `None`
+/// waits without a limit; when `timeout` passes first, the answer is empty, and so it is, at once, for an
+/// empty list. Errors: [`Error::Io`].
 ///
 /// Follows `multiprocessing.connection.wait`.
 ///

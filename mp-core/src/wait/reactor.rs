@@ -1,14 +1,15 @@
 //! Waiting for a descriptor from async code, on any executor.
 //!
-//! One background thread for each process, started by the first `await` that has to wait, sleeps in epoll and wakes wakers. It
-//! holds no lock that another process could know; a forked child, which has no such thread, starts its own.
+//! One background thread for each process, started by the first `await` that has to wait, sleeps in epoll and
+//! wakes wakers. It holds no lock that another process could know; a forked child, which has no such thread,
+//! starts its own.
 //!
 //! # Design
 //!
-//! Each wait is one epoll registration, one-shot, of a duplicate of the descriptor: so that two waits on one descriptor do
-//! not collide, and closing the original elsewhere cannot leave the thread with a number that means another file.
-//! The table of waits is only ever locked for a moment and never while a waker runs or is dropped. Because epoll takes new
-//! registrations while it sleeps, nothing needs to interrupt it.
+//! Each wait is one epoll registration, one-shot, of a duplicate of the descriptor: so that two waits on one
+//! descriptor do not collide, and closing the original elsewhere cannot leave the thread with a number that
+//! means another file. The table of waits is only ever locked for a moment and never while a waker runs or is
+//! dropped. Because epoll takes new registrations while it sleeps, nothing needs to interrupt it.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -129,7 +130,8 @@ impl Reactor {
     fn forget(&self, key: u64) {
         let known = lock(&self.waits).known.remove(&key);
         if let Some((duplicate, _)) = known.as_ref().filter(|_| self.process == getpid()) {
-            // In a forked child this would take the registration away from the parent, which shares the epoll.
+            // In a forked child this would take the registration away from the parent, which shares the
+            // epoll.
             let _ = epoll::delete(&self.epoll, duplicate);
         }
     }
@@ -138,8 +140,8 @@ impl Reactor {
 /// Leaves the signals of the process to the threads of the program.
 fn block_signals() {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `sigfillset` initialises the set that it is given, and `pthread_sigmask` reads it; the old mask is not
-    // asked for. Both touch this thread alone.
+    // SAFETY: `sigfillset` initialises the set that it is given, and `pthread_sigmask` reads it; the old mask
+    // is not asked for. Both touch this thread alone.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
@@ -152,8 +154,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Waits until `fd` is readable or at its end, in async code on any executor.
 ///
-/// The first wait that is not over at once starts one thread in this process, which serves all of them. Dropping the
-/// future ends the wait. When the process at the other end dies, the wait is over. Errors: [`Error::Io`].
+/// The first wait that is not over at once starts one thread in this process, which serves all of them.
+/// Dropping the future ends the wait. When the process at the other end dies, the wait is over. Errors:
+/// [`Error::Io`].
 pub fn readable(fd: SharedFd) -> Readable {
     Readable { fd, wait: None }
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,7 +44,6 @@ fn wait_06_different_kinds() {
     b.send(&1).unwrap();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let fds: [&dyn AsFd; 3] = [&listener, &c, &a];
-    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
     poll_until(&mut [PollFd::new(&listener, PollFlags::IN)], deadline(LONG)).unwrap();
     assert_eq!(wait_ready(&fds, Some(LONG)).unwrap(), [0, 2]);
 }
