@@ -1,5 +1,6 @@
 //! The command line: `treehash DIR.. [--workers N] [--start-method M] [--quiet]`.
 
+use multiprocess::{StartMethod, cpu_count};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -11,14 +12,6 @@ Prints the SHA-256 of every regular file below each DIR, as `sha256sum` does, so
   --workers N         worker processes (default: one for each CPU)
   --start-method M    how they are started (default: forkserver)
   --quiet             no summary on standard error";
-
-/// How worker processes are started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartMethod {
-    Spawn,
-    Forkserver,
-    Fork,
-}
 
 /// What the user asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,8 +27,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Option<Args>, S
     let mut args = args.into_iter();
     let mut parsed = Args {
         dirs: Vec::new(),
-        workers: std::thread::available_parallelism().map_or(1, usize::from),
-        start_method: StartMethod::Forkserver,
+        workers: cpu_count(),
+        start_method: StartMethod::ForkServer,
         quiet: false,
     };
     let mut options_over = false;
@@ -78,12 +71,7 @@ fn workers(text: &str) -> Result<usize, String> {
 }
 
 fn start_method(text: &str) -> Result<StartMethod, String> {
-    match text {
-        "spawn" => Ok(StartMethod::Spawn),
-        "forkserver" => Ok(StartMethod::Forkserver),
-        "fork" => Ok(StartMethod::Fork),
-        _ => Err(format!("--start-method is spawn, forkserver or fork, not {text:?}")),
-    }
+    text.parse().map_err(|_| format!("--start-method is spawn, forkserver or fork, not {text:?}"))
 }
 
 #[cfg(test)]

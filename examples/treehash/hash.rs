@@ -17,18 +17,22 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
 }
 
-/// Hashes the file at `path`, whatever its size.
-pub fn hash_file(path: &Path) -> io::Result<Hash> {
+/// Hashes the file at `path`, whatever its size; returns that too, in bytes.
+pub fn hash_file(path: &Path) -> io::Result<(Hash, u64)> {
     let mut file = File::open(path)?;
     BUFFER.with_borrow_mut(|buffer| hash(&mut file, buffer))
 }
 
-fn hash(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<Hash> {
+fn hash(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<(Hash, u64)> {
     let mut hash = Sha256::new();
+    let mut bytes = 0;
     loop {
         match input.read(buffer) {
-            Ok(0) => return Ok(hash.finalize().into()),
-            Ok(n) => hash.update(&buffer[..n]),
+            Ok(0) => return Ok((hash.finalize().into(), bytes)),
+            Ok(n) => {
+                hash.update(&buffer[..n]);
+                bytes += n as u64;
+            }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
@@ -51,7 +55,7 @@ mod tests {
             ("abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
         ] {
             fs::write(&file, text).unwrap();
-            assert_eq!(hex(&hash_file(&file).unwrap()), want);
+            assert_eq!(hex(&hash_file(&file).unwrap().0), want);
         }
     }
 
@@ -62,7 +66,7 @@ mod tests {
         for size in [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5] {
             let data: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
             fs::write(&file, &data).unwrap();
-            assert_eq!(hash_file(&file).unwrap(), <Hash>::from(Sha256::digest(&data)), "{size} bytes");
+            assert_eq!(hash_file(&file).unwrap(), (Sha256::digest(&data).into(), size as u64), "{size} bytes");
         }
     }
 
