@@ -183,7 +183,7 @@ where
     pub fn start(self) -> Result<Process<F::Output>, StartError> {
         let plan = self.plan();
         for _ in 1..ATTEMPTS {
-            match self.begin(&plan)?.finish() {
+            match self.begin(&plan).and_then(Starting::finish) {
                 Err(StartError::Died { .. }) if plan.method == StartMethod::ForkServer => {}
                 finished => return finished.map(Process::new),
             }

@@ -176,10 +176,16 @@ pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) ->
         }
         StartMethod::ForkServer => {
             let request = forkserver::Request { socket: child_socket, lifeline: child_lifeline, streams };
-            starting.status = Some(
-                forkserver::start(request, settings, |settings| send(&starting.socket, settings))
-                    .map_err(system)?,
-            );
+            let started = forkserver::start(request, settings, deadline, |s| send(&starting.socket, s));
+            starting.status = Some(started.map_err(|error| match error {
+                Error::Timeout { .. } => {
+                    StartError::Timeout { process: plan.name.clone(), limit: plan.start_timeout }
+                }
+                Error::EndOfFile { .. } => {
+                    StartError::Died { process: plan.name.clone(), how: "the fork server was killed".into() }
+                }
+                error => system(error),
+            })?);
         }
         StartMethod::Fork => {
             send(&starting.socket, settings).map_err(system)?;
