@@ -223,10 +223,12 @@ where
 
     fn begin(&self, plan: &Plan) -> Result<Starting, StartError> {
         let mut arguments = Message::default();
-        self.arguments.encode(&mut arguments.bytes, &mut arguments.fds).map_err(|source| StartError::Arguments {
-            process: plan.name.clone(),
-            function: self.function.name().to_owned(),
-            source: Arc::new(source),
+        self.arguments.encode(&mut arguments.bytes, &mut arguments.fds).map_err(|source| {
+            StartError::Arguments {
+                process: plan.name.clone(),
+                function: self.function.name().to_owned(),
+                source: Arc::new(source),
+            }
         })?;
         begin(plan, &self.function, arguments)
     }

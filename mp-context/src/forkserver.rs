@@ -102,8 +102,8 @@ pub(crate) fn start(
 ) -> Result<OwnedFd> {
     let server = running(deadline)?;
     send(server.changes(settings))?;
-    let (status, status_write) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|error| Error::io("creating the status pipe of a child", error))?;
+    let (status, status_write) = pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|error| Error::io("creating the status pipe of a child", error))?;
     let mut message = Message::default();
     let Request { socket, lifeline, streams: [stdin, stdout, stderr] } = request;
     for fd in [socket, lifeline, status_write, stdin, stdout, stderr] {
