@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::OnceLock;
 
+use crate::backtrace::trim;
 use crate::error::PanicReport;
 use crate::stdio::complain;
 
@@ -21,7 +22,7 @@ static ON_ABORT: OnceLock<Box<OnAbort>> = OnceLock::new();
 
 /// Runs `function`; a panic in it is returned with what is known of it.
 ///
-/// The report has place and stack if [`install`] was called in this process and nobody has replaced the hook since.
+/// In a child, the report has place and stack, unless its code has set a panic hook of its own.
 pub fn catch<R>(function: impl FnOnce() -> R) -> Result<R, PanicReport> {
     LATEST.set(None);
     catch_unwind(AssertUnwindSafe(function)).map_err(|payload| {
@@ -61,7 +62,7 @@ fn report(info: &PanicHookInfo<'_>) -> PanicReport {
         message: message_of(info.payload()),
         location: info.location().map_or_else(|| "an unknown place".into(), ToString::to_string),
         thread: thread_name(),
-        backtrace: if wanted { Backtrace::force_capture().to_string() } else { String::new() },
+        backtrace: if wanted { trim(&Backtrace::force_capture().to_string()) } else { String::new() },
     }
 }
 

@@ -3,8 +3,8 @@
 //! # Design
 //!
 //! The type of a function item, or of a closure that captures nothing, has no bytes: whoever knows the type can call
-//! it. So what is sent is *where the code for that type is*. For each type the compiler makes a static [`Entry`] with
-//! a pointer to a wrapper for just that type, and the distance from [`ANCHOR`] to that entry is the same in every
+//! it. So what is sent is *where the code for that type is*. For each type the compiler makes a static `Entry` with
+//! a pointer to a wrapper for just that type, and the distance from `ANCHOR` to that entry is the same in every
 //! process that runs the same build. A received distance is followed only if the build ids agree, the entry lies in
 //! mapped memory of this image, carries the mark of its kind, and points into executable memory of the image.
 //! Anything else is an [`Error::Function`] with the function's name. Functions hold no resource: a process that dies
