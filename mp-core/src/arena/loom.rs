@@ -23,7 +23,9 @@ fn every_block_is_taken_exactly_once() {
             });
         };
         take();
-        pushers.map(|pusher| pusher.join().unwrap());
+        for pusher in pushers {
+            pusher.join().unwrap();
+        }
         take();
         taken.sort_unstable();
         assert_eq!(taken, [0, 1, 2]);
