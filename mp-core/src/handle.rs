@@ -1,11 +1,11 @@
 //! File descriptors that travel, inside any message and any user type.
 //!
-//! While a message is encoded, a handle puts its descriptor into the message's table and encodes the index. A handle that is
-//! serialised by anything else, or outside a message, is an error that names it. When a process dies, its
-//! descriptors are closed, those in its unsent messages included.
+//! While a message is encoded, a handle puts its descriptor into the message's table and encodes the index. A
+//! handle that is serialised by anything else, or outside a message, is an error that names it. When a
+//! process dies, its descriptors are closed, those in its unsent messages included.
 //!
-//! The codec knows a handle by the name of its newtype struct ([`MARK`]). Only then, and only around the handle's own
-//! code, it lends the table through a thread-local slot: a message without handles pays nothing.
+//! The codec knows a handle by the name of its newtype struct (`MARK`). Only then, and only around the
+//! handle's own code, it lends the table through a thread-local slot: a message without handles pays nothing.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -56,7 +56,8 @@ impl<'a> Table<'a> {
         Table { fds, lent: false, previous: None }
     }
 
-    /// Makes the table reachable for handles until the message is decoded: serde may decode a handle later than it comes.
+    /// Makes the table reachable for handles until the message is decoded: serde may decode a handle later
+    /// than it comes.
     pub(crate) fn lend(&mut self) {
         if !self.lent {
             self.previous = DECODING.replace(Some(std::mem::take(self.fds)));
@@ -69,6 +70,8 @@ impl Drop for Table<'_> {
     fn drop(&mut self) {
         if self.lent {
             *self.fds = DECODING.replace(self.previous.take()).unwrap_or_default();
+            // Handles own now what the message carried for them, even if decoding failed after them.
+            self.fds.delivered();
         }
     }
 }
@@ -76,7 +79,8 @@ impl Drop for Table<'_> {
 /// Serialises a handle named `what`: `attach` puts its descriptors into the table and returns what to encode,
 /// which holds no handles itself.
 ///
-/// For types outside this module that are handles; see [`Fds`]. The error names `what` if no message is being encoded.
+/// For types outside this module that are handles; see [`Fds`]. The error names `what` if no message is being
+/// encoded.
 pub fn serialize<S, B>(
     serializer: S,
     what: &'static str,
@@ -149,8 +153,8 @@ where
 
 /// A file, socket or other owner of a descriptor that can sit in any message.
 ///
-/// Sending duplicates the descriptor: the sender keeps its own, the receiver gets another to the same open file.
-/// If either process dies, only its own is closed. Follows `multiprocessing.reduction.DupFd`.
+/// Sending duplicates the descriptor: the sender keeps its own, the receiver gets another to the same open
+/// file. If either process dies, only its own is closed. Follows `multiprocessing.reduction.DupFd`.
 ///
 /// ```
 /// use std::{fs::File, io::Read};

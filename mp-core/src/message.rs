@@ -1,22 +1,23 @@
 //! Values and descriptors as one message.
 //!
-//! A [`Message`] is the bytes of a value and the table of descriptors that its handles point into. If the process dies,
-//! the kernel closes what the table holds; a message that is dropped unsent gives back everything it carried.
+//! A [`Message`] is the bytes of a value and the table of descriptors that its handles point into. If the
+//! process dies, the kernel closes what the table holds; a message that is dropped unsent gives back
+//! everything it carried.
 //!
 //! # References in flight
 //!
-//! Some handles are more than a descriptor: a block in a shared arena is counted, and while a message carries it, the
-//! message owns one count. The handle takes that count while it is encoded and registers with [`Fds::on_unsent`] how to give it
-//! back. Exactly one of three things happens then:
+//! Some handles are more than a descriptor: a block in a shared arena is counted, and while a message carries
+//! it, the message owns one count. The handle takes that count while it is encoded and registers with
+//! [`Fds::on_unsent`] how to give it back. Exactly one of three things happens then:
 //! - the message is sent: the callbacks are dropped uncalled, the count now belongs to the receiver;
-//! - the message is decoded in this process: the same, the decoded value owns the count;
+//! - the message is decoded in this process: the same as soon as the first handle is met, the decoded value
+//!   owns the count;
 //! - the message is dropped: the callbacks run.
 //!
-//! A message that arrived and is never decoded closes its descriptors, but nobody knows its counts; the owner of the
-//! arena sweeps those.
+//! A message that arrived and is never decoded closes its descriptors, but nobody knows its counts; the owner
+//! of the arena sweeps those.
 
 use std::fmt;
-use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -24,12 +25,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec;
+use crate::segment::Segment;
 use crate::{Error, Result};
 
 /// A descriptor that a message and its owner hold together, so that queuing a message duplicates nothing.
 pub type SharedFd = Arc<OwnedFd>;
 
-/// The descriptors of one message, in the order in which its handles name them, and what to undo if it is never sent.
+/// The descriptors of one message, in the order in which its handles name them, and what to undo if it is
+/// never sent.
 #[derive(Default)]
 pub struct Fds {
     slots: Vec<Slot>,
@@ -41,6 +44,8 @@ enum Slot {
     Own(SharedFd),
     /// Any number of handles of the message mean this one.
     Shared(SharedFd),
+    /// A segment, mapped once for all handles that stand in it.
+    Mapped(Segment),
     /// A handle took it.
     Taken,
 }
@@ -72,38 +77,56 @@ impl Fds {
         index as u32
     }
 
-    /// Registers how to give back what a handle took for its journey, should the message never be sent or decoded.
+    /// Puts in a segment that several handles of one message may stand in, once.
+    pub fn attach_segment(&mut self, segment: &Segment) -> u32 {
+        self.attach_shared(segment.shared_fd())
+    }
+
+    /// Registers how to give back what a handle took for its journey, should the message never be sent or
+    /// decoded.
     pub fn on_unsent(&mut self, undo: impl FnOnce() + Send + 'static) {
         self.on_unsent.push(Box::new(undo));
     }
 
     /// Takes the descriptor at `index` for a handle named `what`, which owns it from now on.
     ///
-    /// Duplicates it only if somebody in this process still holds it. Errors: [`Error::Decode`] for an index outside the
-    /// table and for one that was taken before.
+    /// Duplicates it only if somebody in this process still holds it. Errors: [`Error::Decode`] for an index
+    /// outside the table and for one that was taken before.
     pub fn take(&mut self, index: u32, what: &'static str) -> Result<OwnedFd> {
-        let slot = self.slot(index, what)?;
-        match mem::replace(slot, Slot::Taken) {
-            Slot::Own(fd) | Slot::Shared(fd) => Arc::try_unwrap(fd).or_else(|fd| {
-                let duplicate = fd.as_fd().try_clone_to_owned();
-                duplicate.map_err(|error| Error::io(format!("duplicating the descriptor of a {what}"), error))
-            }),
-            Slot::Taken => {
-                Err(wrong(what, format!("another handle took descriptor {index} of this message")))
-            }
+        let fd = self.share(index, what)?;
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            *slot = Slot::Taken;
         }
+        Arc::try_unwrap(fd).or_else(|fd| {
+            let duplicate = fd.as_fd().try_clone_to_owned();
+            duplicate.map_err(|error| Error::io(format!("duplicating the descriptor of a {what}"), error))
+        })
     }
 
-    /// The descriptor at `index` for a handle named `what`, which others of the same message may mean as well.
+    /// The descriptor at `index` for a handle named `what`, which others of the same message may mean as
+    /// well.
     ///
     /// Errors: as in [`take`](Self::take).
     pub fn share(&mut self, index: u32, what: &'static str) -> Result<SharedFd> {
         match self.slot(index, what)? {
             Slot::Own(fd) | Slot::Shared(fd) => Ok(fd.clone()),
-            Slot::Taken => {
-                Err(wrong(what, format!("another handle took descriptor {index} of this message")))
-            }
+            Slot::Mapped(segment) => Ok(segment.shared_fd().clone()),
+            Slot::Taken => Err(taken(what, index)),
         }
+    }
+
+    /// The segment at `index` for a handle named `what`, mapped when the first handle of the message asks.
+    ///
+    /// Errors: as in [`take`](Self::take) and [`Segment::from_fd`].
+    pub fn segment(&mut self, index: u32, what: &'static str) -> Result<Segment> {
+        let slot = self.slot(index, what)?;
+        let segment = match slot {
+            Slot::Mapped(segment) => return Ok(segment.clone()),
+            Slot::Own(fd) | Slot::Shared(fd) => Segment::from_shared_fd(fd.clone())?,
+            Slot::Taken => return Err(taken(what, index)),
+        };
+        *slot = Slot::Mapped(segment.clone());
+        Ok(segment)
     }
 
     fn slot(&mut self, index: u32, what: &'static str) -> Result<&mut Slot> {
@@ -126,6 +149,7 @@ impl Fds {
     pub fn iter(&self) -> impl Iterator<Item = &SharedFd> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Own(fd) | Slot::Shared(fd) => Some(fd),
+            Slot::Mapped(segment) => Some(segment.shared_fd()),
             Slot::Taken => None,
         })
     }
@@ -135,7 +159,8 @@ impl Fds {
         self.on_unsent.clear();
     }
 
-    /// Takes back everything that was attached after the table had `mark` entries; for a value whose encoding failed.
+    /// Takes back everything that was attached after the table had `mark` entries; for a value whose encoding
+    /// failed.
     pub(crate) fn truncate(&mut self, mark: Mark) {
         self.slots.truncate(mark.slots);
         self.on_unsent.drain(mark.on_unsent.min(self.on_unsent.len())..).for_each(|undo| undo());
@@ -205,7 +230,8 @@ impl Message {
 
 /// Appends `value` to `bytes` and its descriptors to `fds`; on an error, both are as before.
 ///
-/// For callers that put many values into one buffer: costs no allocation of its own. Errors: [`Error::Encode`].
+/// For callers that put many values into one buffer: costs no allocation of its own. Errors:
+/// [`Error::Encode`].
 pub fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, fds: &mut Fds) -> Result<()> {
     codec::encode(value, bytes, Some(fds))
 }
@@ -214,11 +240,165 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, fds: &
 ///
 /// Several values may share one table. Errors: [`Error::Decode`].
 pub fn decode_from<T: DeserializeOwned>(bytes: &[u8], fds: &mut Fds) -> Result<T> {
-    let value = codec::decode(bytes, Some(fds))?;
-    fds.delivered();
-    Ok(value)
+    codec::decode(bytes, Some(fds))
+}
+
+fn taken(what: &'static str, index: u32) -> Error {
+    wrong(what, format!("another handle took descriptor {index} of this message"))
 }
 
 fn wrong(what: &'static str, reason: String) -> Error {
     Error::Decode { type_name: what, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::*;
+    use crate::handle::{self, Handle};
+
+    static IN_FLIGHT: AtomicUsize = AtomicUsize::new(0);
+
+    /// A handle that counts itself while it travels.
+    #[derive(Debug)]
+    struct Counted;
+
+    impl Serialize for Counted {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            handle::serialize(serializer, "Counted", |fds| {
+                IN_FLIGHT.fetch_add(1, Ordering::SeqCst);
+                fds.on_unsent(|| {
+                    IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
+                });
+                Ok(7_u8)
+            })
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Counted {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Counted, D::Error> {
+            handle::deserialize(deserializer, "Counted", |_, body: u8| {
+                assert_eq!(body, 7);
+                IN_FLIGHT.fetch_sub(1, Ordering::SeqCst);
+                Ok(Counted)
+            })
+        }
+    }
+
+    fn refuse<S: Serializer>(_: &(), _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("it refuses"))
+    }
+
+    #[test]
+    fn references_in_flight_are_given_back_once() {
+        let in_flight = || IN_FLIGHT.load(Ordering::SeqCst);
+        let message = Message::encode(&[Counted, Counted]).unwrap();
+        assert_eq!(in_flight(), 2);
+        drop(message);
+        assert_eq!(in_flight(), 0);
+
+        Message::encode(&[Counted, Counted]).unwrap().decode::<[Counted; 2]>().unwrap();
+        assert_eq!(in_flight(), 0);
+        assert!(Message::encode(&(Counted, 1)).unwrap().decode::<(Counted, String)>().is_err());
+        assert_eq!(in_flight(), 0);
+
+        let (a, b) = crate::connection::pipe().unwrap();
+        a.send(&Some(Counted)).unwrap();
+        assert_eq!(in_flight(), 1);
+        b.recv::<Option<Counted>>().unwrap();
+        assert_eq!(in_flight(), 0);
+        drop(b);
+        assert!(a.send(&Counted).is_err());
+        assert_eq!(in_flight(), 0);
+
+        #[derive(Serialize)]
+        struct Bad(Counted, #[serde(serialize_with = "refuse")] ());
+        let mut message = Message::encode(&Counted).unwrap();
+        let length = message.bytes.len();
+        assert!(encode_into(&Bad(Counted, ()), &mut message.bytes, &mut message.fds).is_err());
+        assert_eq!((in_flight(), message.bytes.len()), (1, length));
+        drop(message);
+        assert_eq!(in_flight(), 0);
+    }
+
+    #[test]
+    fn handles_travel_in_any_shape() {
+        #[derive(Serialize, Deserialize)]
+        #[serde(tag = "kind")]
+        enum Tagged {
+            Log {
+                name: String,
+                #[serde(with = "crate::handle::inside")]
+                file: File,
+            },
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Flat {
+            #[serde(flatten)]
+            inner: Inner,
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Inner {
+            file: Option<Handle<File>>,
+            segment: Segment,
+        }
+        let null = || File::open("/dev/null").unwrap();
+        let segment = Segment::create("shape", 1).unwrap();
+        let inner = Inner { file: Some(Handle(null())), segment };
+        let value = (Tagged::Log { name: "x".into(), file: null() }, Flat { inner });
+        let message = Message::encode(&value).unwrap();
+        assert_eq!(message.fds.len(), 3);
+        let (Tagged::Log { name, .. }, flat) = message.decode::<(Tagged, Flat)>().unwrap();
+        assert_eq!((name.as_str(), flat.inner.segment.len()), ("x", 1));
+        assert!(flat.inner.file.is_some());
+    }
+
+    #[test]
+    fn wrong_indices_are_errors() {
+        let message = Message::encode(&Handle(File::open("/dev/null").unwrap())).unwrap();
+        let twice = [&[0x92], &message.bytes[..], &message.bytes[..]].concat();
+        let outside = Message { bytes: message.bytes.clone(), fds: Fds::new() };
+        let error = outside.decode::<Handle<File>>().unwrap_err().to_string();
+        assert!(error.contains("names descriptor 0 of a message with 0"), "{error}");
+        let error =
+            Message { bytes: twice, fds: message.fds }.decode::<[Handle<File>; 2]>().unwrap_err().to_string();
+        assert!(error.contains("another handle took descriptor 0"), "{error}");
+    }
+
+    #[test]
+    fn handles_refuse_other_formats_even_within_a_message() {
+        struct Inside(Handle<File>);
+        impl Serialize for Inside {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&rmp_serde::to_vec(&self.0).map_err(serde::ser::Error::custom)?)
+            }
+        }
+        let file = Handle(File::open("/dev/null").unwrap());
+        let error = rmp_serde::to_vec(&file).unwrap_err().to_string();
+        assert!(error.contains("File travels only inside a message"), "{error}");
+        let error = Message::encode(&(file.0.try_clone().map(Handle).unwrap(), Inside(file)))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("File travels only inside a message"), "{error}");
+    }
+
+    #[test]
+    fn batches_share_one_table() {
+        let (mut bytes, mut fds, mut ends) = (Vec::new(), Fds::new(), vec![0]);
+        for number in 0..100_u32 {
+            let file = (number % 10 == 0).then(|| Handle(File::open("/dev/null").unwrap()));
+            encode_into(&(number, file), &mut bytes, &mut fds).unwrap();
+            ends.push(bytes.len());
+        }
+        assert_eq!(fds.len(), 10);
+        for (number, range) in ends.windows(2).enumerate() {
+            let value =
+                decode_from::<(usize, Option<Handle<File>>)>(&bytes[range[0]..range[1]], &mut fds).unwrap();
+            assert_eq!((value.0, value.1.is_some()), (number, number % 10 == 0));
+        }
+    }
 }

@@ -6,8 +6,9 @@
 //! # Why no crash and no peer can break it
 //!
 //! The length is fixed at birth by seals (no shrink, no grow, no more seals). A mapping of a sealed segment
-//! therefore never reaches past the end of its file, whoever else holds the descriptor, and a write to a reserved
-//! page never meets an empty `/dev/shm` (no SIGBUS). Segments that arrive are accepted only with the shrink seal.
+//! therefore never reaches past the end of its file, whoever else holds the descriptor, and a write to a
+//! reserved page never meets an empty `/dev/shm` (no SIGBUS). Segments that arrive are accepted only with the
+//! shrink seal.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -34,8 +35,9 @@ pub struct SegmentId {
 
 /// A handle to one mapping of shared memory; a clone is another handle to the same mapping.
 ///
-/// It can sit inside any message; equal segments travel once and are mapped once in each process. The memory lives
-/// until the last handle in the last process is gone, however those processes end. All bytes start as zero.
+/// It can sit inside any message; equal segments travel once and are mapped once in each process. The memory
+/// lives until the last handle in the last process is gone, however those processes end. All bytes start as
+/// zero.
 ///
 /// Follows `multiprocessing.heap.Arena`.
 ///
@@ -60,8 +62,8 @@ struct Mapping {
     id: SegmentId,
 }
 
-// SAFETY: the mapping is plain memory owned by this value alone; its address means the same on every thread, and
-// whoever reads or writes through `as_ptr` has to keep their own order, as between processes.
+// SAFETY: the mapping is plain memory owned by this value alone; its address means the same on every thread,
+// and whoever reads or writes through `as_ptr` has to keep their own order, as between processes.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; all methods only read the immutable fields.
 unsafe impl Sync for Mapping {}
@@ -76,8 +78,8 @@ fn mappings() -> MutexGuard<'static, HashMap<SegmentId, Weak<Mapping>>> {
 impl Segment {
     /// A segment of `length` bytes with every page reserved now, so that no later write can fail.
     ///
-    /// `name` shows up in `/proc` and in errors only. Errors: [`Error::Io`] naming the segment and its size when memory
-    /// or the limit of `/dev/shm` does not suffice, [`Error::Invalid`] for a length of zero.
+    /// `name` shows up in `/proc` and in errors only. Errors: [`Error::Io`] naming the segment and its size
+    /// when memory or the limit of `/dev/shm` does not suffice, [`Error::Invalid`] for a length of zero.
     pub fn create(name: &str, length: usize) -> Result<Segment> {
         let segment = Segment::create_sparse(name, length)?;
         segment.reserve(0..length).map_err(|error| match error {
@@ -89,7 +91,8 @@ impl Segment {
         Ok(segment)
     }
 
-    /// A segment of `length` bytes that holds no pages yet: call [`reserve`](Self::reserve) before the first use of any.
+    /// A segment of `length` bytes that holds no pages yet: call [`reserve`](Self::reserve) before the first
+    /// use of any.
     ///
     /// Errors as in [`create`](Self::create).
     pub fn create_sparse(name: &str, length: usize) -> Result<Segment> {
@@ -157,8 +160,8 @@ impl Segment {
 
     /// Address of the first byte in this process; other processes have it elsewhere.
     ///
-    /// Valid for [`len`](Self::len) bytes while any handle lives. Other processes may write at any time: use atomics or volatile
-    /// access, or keep order by a lock.
+    /// Valid for [`len`](Self::len) bytes while any handle lives. Other processes may write at any time: use
+    /// atomics or volatile access, or keep order by a lock.
     pub fn as_ptr(&self) -> NonNull<u8> {
         self.mapping.start
     }
@@ -179,14 +182,17 @@ impl Segment {
         &self.mapping.fd
     }
 
-    /// Gets the pages of `range` (in bytes) from the system now, keeping what they hold, so that writing there cannot fail.
+    /// Gets the pages of `range` (in bytes) from the system now, keeping what they hold, so that writing
+    /// there cannot fail.
     ///
-    /// Errors: [`Error::Io`] when there is not enough memory, [`Error::Invalid`] for a range outside the segment.
+    /// Errors: [`Error::Io`] when there is not enough memory, [`Error::Invalid`] for a range outside the
+    /// segment.
     pub fn reserve(&self, range: Range<usize>) -> Result<()> {
         self.allocate("reserving", FallocateFlags::empty(), range)
     }
 
-    /// Gives the whole pages of `range` (in bytes) back to the system; the bytes of `range` read as zero afterwards.
+    /// Gives the whole pages of `range` (in bytes) back to the system; the bytes of `range` read as zero
+    /// afterwards.
     ///
     /// Errors as in [`reserve`](Self::reserve).
     pub fn release(&self, range: Range<usize>) -> Result<()> {
@@ -200,6 +206,11 @@ impl Segment {
         }
         if range.is_empty() {
             return Ok(());
+        }
+        if flags.is_empty() {
+            check_memory(range.len()).map_err(|source| {
+                Error::io(format!("{doing} bytes {range:?} of a shared memory segment"), source)
+            })?;
         }
         loop {
             match fallocate(&self.mapping.fd, flags, range.start as u64, range.len() as u64) {
@@ -225,8 +236,8 @@ impl Drop for Mapping {
                 mappings.remove(&self.id);
             }
         }
-        // SAFETY: the mapping was made by `open` with this length and nothing else unmaps it; whoever holds the
-        // address has to hold a handle too, and this was the last.
+        // SAFETY: the mapping was made by `open` with this length and nothing else unmaps it; whoever holds
+        // the address has to hold a handle too, and this was the last.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.length) };
     }
 }
@@ -253,15 +264,52 @@ impl fmt::Debug for Segment {
 
 impl Serialize for Segment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        handle::serialize(serializer, "Segment", |fds| Ok(fds.attach_shared(&self.mapping.fd)))
+        handle::serialize(serializer, "Segment", |fds| Ok(fds.attach_segment(self)))
     }
 }
 
 impl<'de> Deserialize<'de> for Segment {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Segment, D::Error> {
-        handle::deserialize(deserializer, "Segment", |fds, index: u32| {
-            Segment::from_shared_fd(fds.share(index, "Segment")?)
-        })
+        handle::deserialize(deserializer, "Segment", |fds, index: u32| fds.segment(index, "Segment"))
+    }
+}
+
+/// Refuses what cannot be there: the kernel would kill a process for want of memory instead of failing.
+///
+/// Only for large sizes, where one look at the system costs nothing by comparison. What files of a control
+/// group do not say, or where there are none, is taken as unlimited.
+fn check_memory(wanted: usize) -> std::io::Result<()> {
+    const LARGE: usize = 64 << 20;
+    if wanted < LARGE {
+        return Ok(());
+    }
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
+    let field = |text: &str, name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok())
+    };
+    let system = read("/proc/meminfo").and_then(|text| {
+        let kib = field(&text, "MemAvailable:")?.saturating_add(field(&text, "SwapFree:").unwrap_or(0));
+        Some(kib.saturating_mul(1024))
+    });
+    // Files that are only cached count as used there, but give way.
+    let group = |folder: &str, limit: &str, used: &str| {
+        let stat = read(&format!("{folder}/memory.stat")).unwrap_or_default();
+        let cached = ["inactive_file ", "active_file "].map(|name| field(&stat, name).unwrap_or(0));
+        let used = number(&format!("{folder}/{used}"))?.saturating_sub(cached[0].saturating_add(cached[1]));
+        Some(number(&format!("{folder}/{limit}"))?.saturating_sub(used))
+    };
+    let free = [
+        system,
+        group("/sys/fs/cgroup", "memory.max", "memory.current"),
+        group("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ];
+    match free.into_iter().flatten().min() {
+        Some(free) if free < wanted as u64 => Err(std::io::Error::new(
+            std::io::ErrorKind::OutOfMemory,
+            format!("{wanted} bytes of memory are wanted, {free} are available"),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -325,8 +373,11 @@ mod tests {
 
     #[test]
     fn na_14_too_large_is_an_error_with_name_and_size() {
-        let error = Segment::create("giant", 1 << 50).unwrap_err().to_string();
-        assert!(error.contains("giant") && error.contains(&(1_u64 << 50).to_string()), "{error}");
+        // More than any address space, and more than the memory of this machine.
+        for length in [1_usize << 50, 1 << 44] {
+            let error = Segment::create("giant", length).unwrap_err().to_string();
+            assert!(error.contains("giant") && error.contains(&length.to_string()), "{error}");
+        }
         assert!(matches!(Segment::create("nothing", 0), Err(Error::Invalid { .. })));
         assert!(matches!(Segment::create("a\0b", 1), Err(Error::Invalid { .. })));
     }

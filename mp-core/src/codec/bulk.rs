@@ -1,7 +1,7 @@
 //! Plain data in bulk: arrays of any `Pod` type as one memory copy.
 //!
-//! For fields of user types: `#[serde(with = "mp_core::codec::bulk")] samples: Vec<Sample>`; anywhere else, [`Bulk`].
-//! Nothing here is shared between processes.
+//! For fields of user types: `#[serde(with = "mp_core::codec::bulk")] samples: Vec<Sample>`; anywhere else,
+//! [`Bulk`]. Nothing here is shared between processes.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,7 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A `Vec<T>`, `Box<[T]>` or `[T; N]` of plain data that travels as one memory copy each way.
 ///
-/// Vectors of numbers need no wrapper. Bytes are as in memory: sender and receiver must be the same kind of machine.
+/// Vectors of numbers need no wrapper. Bytes are as in memory: sender and receiver must be the same kind of
+/// machine.
 ///
 /// ```
 /// use mp_core::{codec::Bulk, message::Message};
@@ -106,7 +107,7 @@ impl<T: Pod> Decode for Vec<T> {
     fn from_bytes(bytes: &[u8]) -> Option<Vec<T>> {
         let whole = match size_of::<T>() {
             0 => bytes.is_empty(),
-            size => bytes.len() % size == 0,
+            size => bytes.len().is_multiple_of(size),
         };
         whole.then(|| copy_to_vec(bytes))
     }
@@ -131,8 +132,8 @@ impl<T: Pod, const N: usize> Decode for [T; N] {
 pub(super) fn copy_to_vec<T: Pod>(bytes: &[u8]) -> Vec<T> {
     let count = bytes.len().checked_div(size_of::<T>()).unwrap_or(0);
     let mut data = Vec::<T>::with_capacity(count);
-    // SAFETY: the vector has room for `count` values of `T`, that many bytes are there to copy, the two do not overlap,
-    // and any bytes make a `T: Pod`.
+    // SAFETY: the vector has room for `count` values of `T`, that many bytes are there to copy, the two do
+    // not overlap, and any bytes make a `T: Pod`.
     unsafe {
         std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.as_mut_ptr().cast(), count * size_of::<T>());
         data.set_len(count);

@@ -1,6 +1,7 @@
-//! The decoder: rmp-serde for the scalars, our structure around them; see the [design](super).
+//! The decoder of what the encoder and rmp-serde write; see the [design](super).
 //!
-//! Bytes come from other processes, perhaps hostile or dead ones: every length is checked against the bytes that are there.
+//! Bytes come from other processes, perhaps hostile or dead ones: every length is checked against the bytes
+//! that are there.
 
 use rmp_serde::decode::Error;
 use serde::Deserializer;
@@ -9,31 +10,29 @@ use serde::de::{self, DeserializeSeed, Error as _, MapAccess, SeqAccess, Unexpec
 use serde::forward_to_deserialize_any;
 
 use super::lane::{self, Code, Elements};
-use super::{DEPTH, HANDLE, SOME, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR};
+use super::{DEPTH, HANDLE, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR};
 use crate::handle::{self, Table};
 
 pub(super) struct Decoder<'de, 'f> {
     input: &'de [u8],
     table: Option<Table<'f>>,
     depth: u16,
+    stack: Stack,
 }
 
-/// What stands next; headers are consumed, scalars not.
-enum Next<'de> {
-    /// So many bytes, for rmp-serde.
-    Scalar(usize),
+/// What an extension holds.
+enum Extension<'de> {
     Str(&'de [u8]),
     Bytes(&'de [u8]),
     Lane(Code, &'de [u8]),
     Seq(usize),
     Map(usize),
-    Some,
     Handle,
 }
 
 impl<'de, 'f> Decoder<'de, 'f> {
     pub(super) fn new(input: &'de [u8], table: Option<Table<'f>>) -> Decoder<'de, 'f> {
-        Decoder { input, table, depth: DEPTH }
+        Decoder { input, table, depth: DEPTH, stack: Stack::here() }
     }
 
     /// Nothing may come after the value.
@@ -75,74 +74,57 @@ impl<'de, 'f> Decoder<'de, 'f> {
         self.input.first().copied().ok_or_else(ends_early)
     }
 
+    /// Consumes the next byte.
     #[inline]
-    fn next(&mut self) -> Result<Next<'de>, Error> {
-        let marker = self.peek()?;
-        let scalar = match marker {
-            0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => 1,
-            0xcc | 0xd0 => 2,
-            0xcd | 0xd1 => 3,
-            0xca | 0xce | 0xd2 => 5,
-            0xcb | 0xcf | 0xd3 => 9,
-            _ => 0,
-        };
-        if scalar > 0 {
-            return Ok(Next::Scalar(scalar));
-        }
-        self.input = &self.input[1..];
-        match marker {
-            0xa0..=0xbf => self.split((marker & 0x1f) as usize).map(Next::Str),
-            0xd9 => self.length::<1>().and_then(|length| self.split(length)).map(Next::Str),
-            0xda => self.length::<2>().and_then(|length| self.split(length)).map(Next::Str),
-            0xdb => self.length::<4>().and_then(|length| self.split(length)).map(Next::Str),
-            0xc4 => self.length::<1>().and_then(|length| self.split(length)).map(Next::Bytes),
-            0xc5 => self.length::<2>().and_then(|length| self.split(length)).map(Next::Bytes),
-            0xc6 => self.length::<4>().and_then(|length| self.split(length)).map(Next::Bytes),
-            0x90..=0x9f => self.items((marker & 0x0f) as usize, 1).map(Next::Seq),
-            0xdc => self.length::<2>().and_then(|length| self.items(length, 1)).map(Next::Seq),
-            0xdd => self.length::<4>().and_then(|length| self.items(length, 1)).map(Next::Seq),
-            0x80..=0x8f => self.items((marker & 0x0f) as usize, 2).map(Next::Map),
-            0xde => self.length::<2>().and_then(|length| self.items(length, 2)).map(Next::Map),
-            0xdf => self.length::<4>().and_then(|length| self.items(length, 2)).map(Next::Map),
-            0xc7 => self.length::<1>().and_then(|length| self.lane(length)),
-            0xc8 => self.length::<2>().and_then(|length| self.lane(length)),
-            0xc9 => self.length::<4>().and_then(|length| self.lane(length)),
-            0xd7 => self.wide(),
-            SOME => Ok(Next::Some),
+    fn marker(&mut self) -> Result<u8, Error> {
+        self.array().map(|[marker]| marker)
+    }
+
+    /// An integer of 128 bits, if one stands here: rmp-serde writes them as bytes, big-endian.
+    fn wide_number(&mut self) -> Result<Option<u128>, Error> {
+        let Some(rest) = self.input.strip_prefix(&[0xc4, 16]) else { return Ok(None) };
+        self.input = rest;
+        self.array().map(|bytes| Some(u128::from_be_bytes(bytes)))
+    }
+
+    /// What the extension with this marker holds; the marker is consumed.
+    fn extension(&mut self, marker: u8) -> Result<Extension<'de>, Error> {
+        let length = match marker {
+            0xc7 => self.length::<1>()?,
+            0xc8 => self.length::<2>()?,
+            0xc9 => self.length::<4>()?,
+            0xd7 => return self.wide(),
             0xd4 => match self.array()? {
-                [HANDLE, 0] => Ok(Next::Handle),
-                [kind, _] => Err(unknown(kind)),
+                [HANDLE, 0] => return Ok(Extension::Handle),
+                [kind, _] => return Err(unknown(kind)),
             },
-            _ => Err(unknown(marker)),
-        }
-    }
-
-    fn lane(&mut self, length: usize) -> Result<Next<'de>, Error> {
+            _ => return Err(unknown(marker)),
+        };
         let [code] = self.array()?;
-        self.elements(code, length)
+        self.lane(code, length)
     }
 
-    fn elements(&mut self, code: u8, length: usize) -> Result<Next<'de>, Error> {
+    fn lane(&mut self, code: u8, length: usize) -> Result<Extension<'de>, Error> {
         let code = Code::from_wire(code).ok_or_else(|| unknown(code))?;
-        if length % code.size() != 0 {
+        if !length.is_multiple_of(code.size()) {
             let size = code.size();
             return Err(Error::custom(format_args!(
                 "{length} bytes are no whole number of elements of {size}"
             )));
         }
-        Ok(Next::Lane(code, self.split(length)?))
+        Ok(Extension::Lane(code, self.split(length)?))
     }
 
     #[cold]
-    fn wide(&mut self) -> Result<Next<'de>, Error> {
+    fn wide(&mut self) -> Result<Extension<'de>, Error> {
         let [kind] = self.array()?;
         let length = usize::try_from(u64::from_le_bytes(self.array()?)).map_err(|_| ends_early())?;
         match kind {
-            WIDE_STR => self.split(length).map(Next::Str),
-            WIDE_BYTES => self.split(length).map(Next::Bytes),
-            WIDE_SEQ => self.items(length, 1).map(Next::Seq),
-            WIDE_MAP => self.items(length, 2).map(Next::Map),
-            _ if kind & WIDE != 0 => self.elements(kind & !WIDE, length),
+            WIDE_STR => self.split(length).map(Extension::Str),
+            WIDE_BYTES => self.split(length).map(Extension::Bytes),
+            WIDE_SEQ => self.items(length, 1).map(Extension::Seq),
+            WIDE_MAP => self.items(length, 2).map(Extension::Map),
+            _ if kind & WIDE != 0 => self.lane(kind & !WIDE, length),
             _ => Err(unknown(kind)),
         }
     }
@@ -150,7 +132,7 @@ impl<'de, 'f> Decoder<'de, 'f> {
     /// Runs `inside` one level deeper.
     #[inline]
     fn nested<T>(&mut self, inside: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        if self.depth == 0 {
+        if self.depth == 0 || self.stack.is_used_up() {
             return Err(Error::DepthLimitExceeded);
         }
         self.depth -= 1;
@@ -178,35 +160,104 @@ impl<'de, 'f> Decoder<'de, 'f> {
     }
 
     #[inline]
-    fn scalar<V: Visitor<'de>>(&mut self, length: usize, visitor: V) -> Result<V::Value, Error> {
+    fn str<V: Visitor<'de>>(&mut self, length: usize, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_borrowed_str(str::from_utf8(self.split(length)?).map_err(Error::Utf8Error)?)
+    }
+
+    #[inline]
+    fn bytes<V: Visitor<'de>>(&mut self, length: usize, as_seq: bool, visitor: V) -> Result<V::Value, Error> {
         let bytes = self.split(length)?;
-        rmp_serde::Deserializer::from_read_ref(bytes).deserialize_any(visitor)
-    }
-
-    #[inline]
-    fn any<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
-        match self.next()? {
-            Next::Scalar(length) => self.scalar(length, visitor),
-            Next::Str(bytes) => visitor.visit_borrowed_str(str::from_utf8(bytes).map_err(Error::Utf8Error)?),
-            Next::Bytes(bytes) => visitor.visit_borrowed_bytes(bytes),
-            Next::Lane(code, bytes) => lane_seq(code, bytes, visitor),
-            Next::Seq(length) => self.seq(length, visitor),
-            Next::Map(length) => self.map(length, visitor),
-            Next::Some => self.nested(|decoder| visitor.visit_some(decoder)),
-            Next::Handle => self.handle(visitor),
+        match as_seq {
+            true => visitor.visit_seq(SeqDeserializer::new(bytes.iter().copied())),
+            false => visitor.visit_borrowed_bytes(bytes),
         }
     }
 
-    /// As `any`, for a visitor that wants a sequence even of bytes.
+    /// Decodes what comes; `as_seq` says that bytes are wanted as a sequence.
     #[inline]
-    fn sequence<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
-        match self.peek()? {
-            0xc4..=0xc6 => match self.next()? {
-                Next::Bytes(bytes) => visitor.visit_seq(SeqDeserializer::new(bytes.iter().copied())),
-                _ => Err(unknown(0xc4)),
-            },
-            _ => self.any(visitor),
+    fn any<V: Visitor<'de>>(&mut self, as_seq: bool, visitor: V) -> Result<V::Value, Error> {
+        let marker = self.marker()?;
+        match marker {
+            0x00..=0x7f => visitor.visit_u8(marker),
+            0xe0..=0xff => visitor.visit_i8(marker as i8),
+            0x90..=0x9f => {
+                let length = self.items((marker & 0x0f) as usize, 1)?;
+                self.seq(length, visitor)
+            }
+            0xa0..=0xbf => self.str((marker & 0x1f) as usize, visitor),
+            0x80..=0x8f => {
+                let length = self.items((marker & 0x0f) as usize, 2)?;
+                self.map(length, visitor)
+            }
+            0xc0 => visitor.visit_unit(),
+            0xc2 => visitor.visit_bool(false),
+            0xc3 => visitor.visit_bool(true),
+            0xca => visitor.visit_f32(f32::from_be_bytes(self.array()?)),
+            0xcb => visitor.visit_f64(f64::from_be_bytes(self.array()?)),
+            0xcc => visitor.visit_u8(u8::from_be_bytes(self.array()?)),
+            0xcd => visitor.visit_u16(u16::from_be_bytes(self.array()?)),
+            0xce => visitor.visit_u32(u32::from_be_bytes(self.array()?)),
+            0xcf => visitor.visit_u64(u64::from_be_bytes(self.array()?)),
+            0xd0 => visitor.visit_i8(i8::from_be_bytes(self.array()?)),
+            0xd1 => visitor.visit_i16(i16::from_be_bytes(self.array()?)),
+            0xd2 => visitor.visit_i32(i32::from_be_bytes(self.array()?)),
+            0xd3 => visitor.visit_i64(i64::from_be_bytes(self.array()?)),
+            _ => self.longer(marker, as_seq, visitor),
         }
+    }
+
+    /// What is long or rare.
+    #[inline(never)]
+    fn longer<V: Visitor<'de>>(&mut self, marker: u8, as_seq: bool, visitor: V) -> Result<V::Value, Error> {
+        let length = match marker {
+            0xd9 | 0xc4 => self.length::<1>()?,
+            0xda | 0xc5 | 0xdc | 0xde => self.length::<2>()?,
+            0xdb | 0xc6 | 0xdd | 0xdf => self.length::<4>()?,
+            SOME => return self.nested(|decoder| visitor.visit_some(decoder)),
+            _ => {
+                return match self.extension(marker)? {
+                    Extension::Str(bytes) => {
+                        visitor.visit_borrowed_str(str::from_utf8(bytes).map_err(Error::Utf8Error)?)
+                    }
+                    Extension::Bytes(bytes) if as_seq => {
+                        visitor.visit_seq(SeqDeserializer::new(bytes.iter().copied()))
+                    }
+                    Extension::Bytes(bytes) => visitor.visit_borrowed_bytes(bytes),
+                    Extension::Lane(code, bytes) => lane_seq(code, bytes, visitor),
+                    Extension::Seq(length) => self.seq(length, visitor),
+                    Extension::Map(length) => self.map(length, visitor),
+                    Extension::Handle => self.handle(visitor),
+                };
+            }
+        };
+        match marker {
+            0xd9..=0xdb => self.str(length, visitor),
+            0xc4..=0xc6 => self.bytes(length, as_seq, visitor),
+            0xdc | 0xdd => {
+                let length = self.items(length, 1)?;
+                self.seq(length, visitor)
+            }
+            _ => {
+                let length = self.items(length, 2)?;
+                self.map(length, visitor)
+            }
+        }
+    }
+
+    /// The elements of a lane at once, if one stands here and `V` is the visitor of just such a vector.
+    #[inline]
+    fn whole_lane<V: Visitor<'de>>(&mut self) -> Option<V::Value> {
+        let Some(marker @ (0xc7..=0xc9 | 0xd7)) = self.input.first().copied() else { return None };
+        let start = self.input;
+        self.input = &start[1..];
+        let value = match self.extension(marker) {
+            Ok(Extension::Lane(code, bytes)) => lane::into_vec::<V>(code, bytes),
+            _ => None,
+        };
+        if value.is_none() {
+            self.input = start;
+        }
+        value
     }
 
     fn handle<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
@@ -250,7 +301,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
 
     #[inline]
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.any(visitor)
+        self.any(false, visitor)
     }
 
     #[inline]
@@ -270,26 +321,15 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
 
     #[inline]
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.peek()? {
-            0xc7..=0xc9 | 0xd7 => match self.next()? {
-                Next::Lane(code, bytes) => match lane::into_vec::<V>(code, bytes) {
-                    Some(value) => Ok(value),
-                    None => lane_seq(code, bytes, visitor),
-                },
-                Next::Seq(length) => self.seq(length, visitor),
-                Next::Bytes(bytes) => visitor.visit_seq(SeqDeserializer::new(bytes.iter().copied())),
-                Next::Str(_) | Next::Map(_) => {
-                    Err(Error::invalid_type(Unexpected::Other("no sequence"), &visitor))
-                }
-                _ => Err(unknown(0xd7)),
-            },
-            _ => self.sequence(visitor),
+        match self.whole_lane::<V>() {
+            Some(value) => Ok(value),
+            None => self.any(true, visitor),
         }
     }
 
     #[inline]
     fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Error> {
-        self.sequence(visitor)
+        self.any(true, visitor)
     }
 
     #[inline]
@@ -297,7 +337,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
     where
         V: Visitor<'de>,
     {
-        self.sequence(visitor)
+        self.any(true, visitor)
     }
 
     #[inline]
@@ -310,7 +350,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
     where
         V: Visitor<'de>,
     {
-        self.sequence(visitor)
+        self.any(true, visitor)
     }
 
     fn deserialize_enum<V>(
@@ -322,14 +362,15 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
     where
         V: Visitor<'de>,
     {
-        match self.next()? {
-            Next::Str(name) => {
-                let name = str::from_utf8(name).map_err(Error::Utf8Error)?;
-                visitor.visit_enum(BorrowedStrDeserializer::new(name))
-            }
-            Next::Map(1) => self.nested(|decoder| visitor.visit_enum(Variant { decoder })),
-            _ => Err(Error::invalid_type(Unexpected::Other("no enum"), &visitor)),
-        }
+        let length = match self.marker()? {
+            0x81 => return self.nested(|decoder| visitor.visit_enum(Variant { decoder })),
+            marker @ 0xa0..=0xbf => (marker & 0x1f) as usize,
+            0xd9 => self.length::<1>()?,
+            0xda => self.length::<2>()?,
+            _ => return Err(Error::invalid_type(Unexpected::Other("no enum"), &visitor)),
+        };
+        let name = str::from_utf8(self.split(length)?).map_err(Error::Utf8Error)?;
+        visitor.visit_enum(BorrowedStrDeserializer::new(name))
     }
 
     #[inline]
@@ -341,8 +382,9 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
         if name != handle::MARK {
             return visitor.visit_newtype_struct(self);
         }
-        match self.next()? {
-            Next::Handle => self.handle(visitor),
+        let marker = self.marker()?;
+        match self.extension(marker) {
+            Ok(Extension::Handle) => self.handle(visitor),
             _ => Err(Error::invalid_type(Unexpected::Other("no handle"), &visitor)),
         }
     }
@@ -357,34 +399,27 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
                 self.input = &self.input[1..];
                 visitor.visit_unit()
             }
-            _ => self.any(visitor),
+            _ => self.any(false, visitor),
         }
     }
 
     fn deserialize_i128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.next()? {
-            Next::Scalar(length) => self.scalar(length, visitor),
-            Next::Bytes(bytes) if bytes.len() == 16 => visitor.visit_i128(wide_number(bytes)? as i128),
-            _ => Err(Error::invalid_type(Unexpected::Other("no integer"), &visitor)),
+        match self.wide_number()? {
+            Some(number) => visitor.visit_i128(number as i128),
+            None => self.any(false, visitor),
         }
     }
 
     fn deserialize_u128<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.next()? {
-            Next::Scalar(length) => self.scalar(length, visitor),
-            Next::Bytes(bytes) if bytes.len() == 16 => visitor.visit_u128(wide_number(bytes)?),
-            _ => Err(Error::invalid_type(Unexpected::Other("no integer"), &visitor)),
+        match self.wide_number()? {
+            Some(number) => visitor.visit_u128(number),
+            None => self.any(false, visitor),
         }
     }
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit map identifier ignored_any
     }
-}
-
-/// rmp-serde writes integers of 128 bits as bytes, big-endian.
-fn wide_number(bytes: &[u8]) -> Result<u128, Error> {
-    bytes.try_into().map(u128::from_be_bytes).map_err(|_| Error::LengthMismatch(16))
 }
 
 /// The items of a sequence, or the pairs of a map.

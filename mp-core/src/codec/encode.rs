@@ -7,7 +7,7 @@ use rmp_serde::encode::Error;
 use serde::Serialize;
 use serde::ser::{self, Error as _};
 
-use super::{DEPTH, HANDLE, SOME, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane};
+use super::{DEPTH, HANDLE, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane, named};
 use crate::handle;
 use crate::message::Fds;
 
@@ -15,11 +15,23 @@ pub(super) struct Encoder<'a> {
     scalars: Serializer<&'a mut Vec<u8>>,
     fds: Option<&'a mut Fds>,
     depth: u16,
+    stack: Stack,
+    /// Structs are maps from names.
+    named: bool,
+    /// A struct left out a field although structs are arrays: the value has to be encoded with names.
+    pub(super) needs_names: bool,
 }
 
 impl<'a> Encoder<'a> {
-    pub(super) fn new(bytes: &'a mut Vec<u8>, fds: Option<&'a mut Fds>) -> Encoder<'a> {
-        Encoder { scalars: Serializer::new(bytes), fds, depth: 0 }
+    pub(super) fn new(bytes: &'a mut Vec<u8>, fds: Option<&'a mut Fds>, named: bool) -> Encoder<'a> {
+        Encoder {
+            scalars: Serializer::new(bytes),
+            fds,
+            depth: 0,
+            stack: Stack::here(),
+            named,
+            needs_names: false,
+        }
     }
 
     #[inline]
@@ -29,7 +41,7 @@ impl<'a> Encoder<'a> {
 
     #[inline]
     fn enter(&mut self) -> Result<(), Error> {
-        if self.depth == DEPTH {
+        if self.depth == DEPTH || self.stack.is_used_up() {
             return Err(Error::DepthLimitExceeded);
         }
         self.depth += 1;
@@ -103,13 +115,15 @@ pub(super) struct Items<'e, 'a> {
     encoder: &'e mut Encoder<'a>,
     /// If nobody knew how many would come: where the 32-bit count stands, and how many came so far.
     uncounted: Option<(usize, u64)>,
+    /// Names stand before the fields.
+    named: bool,
 }
 
 impl<'e, 'a> Items<'e, 'a> {
     #[inline]
     fn counted(encoder: &'e mut Encoder<'a>) -> Result<Self, Error> {
         encoder.enter()?;
-        Ok(Items { encoder, uncounted: None })
+        Ok(Items { encoder, uncounted: None, named: false })
     }
 
     fn uncounted(encoder: &'e mut Encoder<'a>, marker: u8) -> Result<Self, Error> {
@@ -117,7 +131,7 @@ impl<'e, 'a> Items<'e, 'a> {
         encoder.bytes().push(marker);
         let at = encoder.bytes().len();
         encoder.bytes().extend([0; 4]);
-        Ok(Items { encoder, uncounted: Some((at, 0)) })
+        Ok(Items { encoder, uncounted: Some((at, 0)), named: false })
     }
 
     #[inline]
@@ -232,6 +246,12 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
         name: &'static str,
         value: &T,
     ) -> Result<(), Error> {
+        if name == named::MARK && !self.named {
+            self.named = true;
+            let done = value.serialize(&mut *self);
+            self.named = false;
+            return done;
+        }
         if name != handle::MARK {
             return value.serialize(self);
         }
@@ -304,7 +324,12 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
 
     #[inline]
     fn serialize_struct(self, _: &'static str, length: usize) -> Result<Items<'e, 'a>, Error> {
-        self.serialize_tuple(length)
+        // A lone field gets its name: serde's adjacently tagged enums leave out the content of unit variants.
+        if !self.named && length != 1 {
+            return self.serialize_tuple(length);
+        }
+        self.map_header(length);
+        Ok(Items { named: true, ..Items::counted(self)? })
     }
 
     fn serialize_struct_variant(
@@ -315,7 +340,7 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
         length: usize,
     ) -> Result<Items<'e, 'a>, Error> {
         self.variant(variant)?;
-        self.serialize_tuple(length)
+        self.serialize_struct(variant, length)
     }
 
     #[inline]
@@ -376,8 +401,19 @@ macro_rules! fields {
             type Error = Error;
 
             #[inline]
-            fn serialize_field<T: Serialize + ?Sized>(&mut self, _: &'static str, value: &T) -> Result<(), Error> {
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
+                if self.named {
+                    self.item(name)?;
+                }
                 self.item(value)
+            }
+
+            fn skip_field(&mut self, _: &'static str) -> Result<(), Error> {
+                if self.named {
+                    return Ok(());
+                }
+                self.encoder.needs_names = true;
+                Err(Error::InvalidDataModel("a field is left out of an array"))
             }
 
             #[inline]

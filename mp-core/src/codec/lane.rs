@@ -1,8 +1,8 @@
 //! Fast lanes: slices of numbers as one memory copy.
 //!
 //! Whether a sequence that serde hands over is a slice of numbers is asked of its iterator type, and whether
-//! the one who wants a sequence is the ordinary `Vec` of numbers is asked of its visitor type. Both are answered when
-//! the program is compiled. A lane is little-endian.
+//! the one who wants a sequence is the ordinary `Vec` of numbers is asked of its visitor type. Both are
+//! answered when the program is compiled. A lane is little-endian.
 
 use std::mem::{ManuallyDrop, size_of, transmute_copy};
 use std::slice;
@@ -56,8 +56,8 @@ pub(super) fn of_iterator<'a, I: 'a>(iterator: &'a I) -> Option<(Code, &'a [u8])
     macro_rules! try_each {
         ($($number:ty => $code:ident,)*) => {$(
             if typeid::of::<I>() == typeid::of::<slice::Iter<'static, $number>>() {
-                // SAFETY: the types are equal but for the lifetime, which is shortened here to that of the borrow,
-                // and a borrow of an iterator keeps what it iterates over borrowed.
+                // SAFETY: the types are equal but for the lifetime, which is shortened here to that of the
+                // borrow, and a borrow of an iterator keeps what it iterates over borrowed.
                 let numbers = unsafe { &*std::ptr::from_ref(iterator).cast::<slice::Iter<'a, $number>>() };
                 return Some((Code::$code, bytemuck::cast_slice(numbers.as_slice())));
             }

@@ -2,12 +2,14 @@
 //!
 //! # The format
 //!
-//! A header of 16 bytes, little-endian: length of the body (u64), number of descriptors (u32), a constant (u32). The first
-//! 250 descriptors come with the header; for each further 250 there is one filler byte that carries them. Then the body.
+//! A header of 16 bytes, little-endian: length of the body (u64), number of descriptors (u32), a constant
+//! (u32). The first 250 descriptors come with the header; for each further 250 there is one filler byte that
+//! carries them. Then the body.
 //!
-//! Nothing is ever read beyond the current message, so that the socket can be handed to another process between any
-//! two. If a process dies in the middle of a message, its peer gets [`Error::Truncated`]; descriptors on their way are closed
-//! by the kernel. What arrives is not trusted: memory is taken as bytes arrive, not as they are announced.
+//! Nothing is ever read beyond the current message, so that the socket can be handed to another process
+//! between any two. If a process dies in the middle of a message, its peer gets [`Error::Truncated`];
+//! descriptors on their way are closed by the kernel. What arrives is not trusted: memory is taken as bytes
+//! arrive, not as they are announced.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::{self, MaybeUninit};
@@ -43,7 +45,8 @@ fn header(length: u64, fds: u32) -> [u8; HEADER] {
     header
 }
 
-/// Writes one message; when it fails after the first byte, the stream is beyond repair, and `started` says so.
+/// Writes one message; when it fails after the first byte, the stream is beyond repair, and `started` says
+/// so.
 pub(super) fn send(
     socket: BorrowedFd<'_>,
     body: &[u8],
@@ -94,6 +97,8 @@ fn send_all(
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, deadline, "sending a message")?,
+            // The peer left without having read everything.
+            Err(Errno::CONNRESET) => return Err(Error::io("sending a message on a connection", Errno::PIPE)),
             Err(errno) => return Err(Error::io("sending a message on a connection", errno)),
         }
     }
@@ -231,7 +236,8 @@ impl Incoming {
         buffer[..kept].copy_from_slice(&self.body);
         let mut have = kept;
         while have < buffer.len() {
-            // SAFETY: initialised memory may be seen as perhaps uninitialised, and `read` only ever writes bytes into it.
+            // SAFETY: initialised memory may be seen as perhaps uninitialised, and `read` only ever writes
+            // bytes into it.
             let room = unsafe { &mut *(std::ptr::from_mut(&mut buffer[have..]) as *mut [MaybeUninit<u8>]) };
             let got = read(socket, room, None)?;
             if got == 0 {

@@ -1,14 +1,16 @@
 //! Connections: messages, with the descriptors inside them, over a stream socket.
 //!
-//! When the process at the other end dies, the kernel closes its end: receiving what is left works, then gives
-//! [`Error::EndOfFile`], or [`Error::Truncated`] if it died within a message; sending gives a broken pipe error. No signal
-//! is raised and nobody hangs. The connection itself keeps nothing outside its process but the socket.
+//! When the process at the other end dies, the kernel closes its end: receiving what is left works, then
+//! gives [`Error::EndOfFile`], or [`Error::Truncated`] if it died within a message; sending gives a broken
+//! pipe error. No signal is raised and nobody hangs. The connection itself keeps nothing outside its process
+//! but the socket.
 //!
 //! # Design
 //!
-//! Two gates, one for each direction, let one thread at a time read or write a message; they have time limits. A message
-//! that is half read when a time limit passes stays behind the read gate. Closing puts a dead socket in the place of the
-//! descriptor instead of freeing its number, so that a thread that still uses the number never meets another file.
+//! Two gates, one for each direction, let one thread at a time read or write a message; they have time
+//! limits. A message that is half read when a time limit passes stays behind the read gate. Closing puts a
+//! dead socket in the place of the descriptor instead of freeing its number, so that a thread that still uses
+//! the number never meets another file.
 
 mod frame;
 mod gate;
@@ -36,8 +38,9 @@ const KEEP: usize = 1 << 20;
 
 /// One end of a pipe or of a socket connection.
 ///
-/// Its methods take `&self`: any number of threads may use it, their messages never mix. It can sit inside any
-/// message, its direction travels with it. Processes that share one end have to agree on who uses it when.
+/// Its methods take `&self`: any number of threads may use it, their messages never mix. It can sit inside
+/// any message, its direction travels with it. Processes that share one end have to agree on who uses it
+/// when.
 ///
 /// Follows `multiprocessing.connection.Connection`.
 ///
@@ -80,7 +83,8 @@ pub fn pipe() -> Result<(Connection, Connection)> {
     Connection::pair()
 }
 
-/// Two connected ends, the first receives what the second sends. Follows `multiprocessing.Pipe(duplex=False)`.
+/// Two connected ends, the first receives what the second sends. Follows
+/// `multiprocessing.Pipe(duplex=False)`.
 ///
 /// Errors: [`Error::Io`] if no more descriptors can be opened.
 pub fn simplex_pipe() -> Result<(Connection, Connection)> {
@@ -121,7 +125,8 @@ impl Connection {
             reason: format!("descriptor {} is not a stream socket", socket.as_raw_fd()),
         })?;
         if domain != AddressFamily::UNIX {
-            // A request of a few bytes must not wait for the answer to the one before. Refused where it makes no sense.
+            // A request of a few bytes must not wait for the answer to the one before. Refused where it makes
+            // no sense.
             let _ = net::sockopt::set_tcp_nodelay(&socket, true);
         }
         Ok(Connection::new(socket, direction, domain == AddressFamily::UNIX))
@@ -141,8 +146,8 @@ impl Connection {
 
     /// Sends `value` with everything inside it, waiting while the peer is behind.
     ///
-    /// Errors: [`Error::Encode`], and nothing is sent; [`Error::Io`] with `BrokenPipe` if the peer is gone; [`Error::Closed`];
-    /// [`Error::Direction`] on a receive-only end.
+    /// Errors: [`Error::Encode`], and nothing is sent; [`Error::Io`] with `BrokenPipe` if the peer is gone;
+    /// [`Error::Closed`]; [`Error::Direction`] on a receive-only end.
     pub fn send<T: Serialize + ?Sized>(&self, value: &T) -> Result<()> {
         self.check("send")?;
         let mut fds = Fds::new();
@@ -154,16 +159,17 @@ impl Connection {
 
     /// Receives the next value, waiting for it.
     ///
-    /// Errors: [`Error::EndOfFile`] when the peer closed its end or died, [`Error::Truncated`] if it did so within a message,
-    /// [`Error::Decode`] if the message is not a `T` (it is used up), [`Error::Closed`], [`Error::Direction`].
+    /// Errors: [`Error::EndOfFile`] when the peer closed its end or died, [`Error::Truncated`] if it did so
+    /// within a message, [`Error::Decode`] if the message is not a `T` (it is used up), [`Error::Closed`],
+    /// [`Error::Direction`].
     pub fn recv<T: DeserializeOwned>(&self) -> Result<T> {
         self.recv_until(None)
     }
 
     /// Receives the next value, waiting for `timeout` at most.
     ///
-    /// Errors: [`Error::Timeout`], whatever made it late; a message that is half there stays for the next call. Others as
-    /// in [`recv`](Self::recv).
+    /// Errors: [`Error::Timeout`], whatever made it late; a message that is half there stays for the next
+    /// call. Others as in [`recv`](Self::recv).
     pub fn recv_timeout<T: DeserializeOwned>(&self, timeout: Duration) -> Result<T> {
         self.recv_until(deadline(timeout))
     }
@@ -185,7 +191,8 @@ impl Connection {
 
     /// As [`send_message`](Self::send_message), waiting for `timeout` at most.
     ///
-    /// Errors: [`Error::Timeout`]; if the message was left half written, nothing can be sent on this connection any more.
+    /// Errors: [`Error::Timeout`]; if the message was left half written, nothing can be sent on this
+    /// connection any more.
     pub fn send_message_timeout(&self, message: Message, timeout: Duration) -> Result<()> {
         self.check("send")?;
         self.send_parts(&message.bytes, message.fds, deadline(timeout))
@@ -196,7 +203,8 @@ impl Connection {
         self.receive(None, u64::MAX, Vec::new()).map(into_message)
     }
 
-    /// As [`recv_message`](Self::recv_message), waiting for `timeout` at most; see [`recv_timeout`](Self::recv_timeout).
+    /// As [`recv_message`](Self::recv_message), waiting for `timeout` at most; see
+    /// [`recv_timeout`](Self::recv_timeout).
     pub fn recv_message_timeout(&self, timeout: Duration) -> Result<Message> {
         self.receive(deadline(timeout), u64::MAX, Vec::new()).map(into_message)
     }
@@ -209,7 +217,8 @@ impl Connection {
 
     /// Sends `size` bytes of `bytes` from `offset` on, or all from there, as one message.
     ///
-    /// Errors: [`Error::Invalid`] if the range is not inside `bytes`, and nothing is sent; others as in [`send`](Self::send).
+    /// Errors: [`Error::Invalid`] if the range is not inside `bytes`, and nothing is sent; others as in
+    /// [`send`](Self::send).
     pub fn send_bytes_range(&self, bytes: &[u8], offset: usize, size: Option<usize>) -> Result<()> {
         let end = size.map_or(Some(bytes.len()), |size| offset.checked_add(size));
         match end.and_then(|end| bytes.get(offset..end)) {
@@ -228,16 +237,17 @@ impl Connection {
         self.receive(None, u64::MAX, Vec::new()).map(|received| received.body)
     }
 
-    /// As [`recv_bytes`](Self::recv_bytes), waiting for `timeout` at most; see [`recv_timeout`](Self::recv_timeout).
+    /// As [`recv_bytes`](Self::recv_bytes), waiting for `timeout` at most; see
+    /// [`recv_timeout`](Self::recv_timeout).
     pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>> {
         self.receive(deadline(timeout), u64::MAX, Vec::new()).map(|received| received.body)
     }
 
     /// Receives the next message as bytes if it has no more than `max`.
     ///
-    /// Errors: [`Error::TooLong`] otherwise. The message is not read (the peer may have announced more than it will ever
-    /// send), so nothing can be received any more: a receive-only connection is closed, another can still send. Others
-    /// as in [`recv`](Self::recv).
+    /// Errors: [`Error::TooLong`] otherwise. The message is not read (the peer may have announced more than
+    /// it will ever send), so nothing can be received any more: a receive-only connection is closed, another
+    /// can still send. Others as in [`recv`](Self::recv).
     pub fn recv_bytes_max(&self, max: usize) -> Result<Vec<u8>> {
         let received = self.receive(None, max as u64, Vec::new());
         if matches!(received, Err(Error::TooLong { .. })) && self.direction == Direction::Receive {
@@ -248,8 +258,8 @@ impl Connection {
 
     /// Receives the next message into `buffer` and returns its length in bytes.
     ///
-    /// Errors: [`Error::BufferTooShort`] with the whole message if it does not fit; the next call gets the next message. Others as
-    /// in [`recv`](Self::recv).
+    /// Errors: [`Error::BufferTooShort`] with the whole message if it does not fit; the next call gets the
+    /// next message. Others as in [`recv`](Self::recv).
     pub fn recv_bytes_into(&self, buffer: &mut [u8]) -> Result<usize> {
         let mut incoming = self.reading("receive", None)?;
         let done = incoming.begin(self.as_fd(), None, u64::MAX).and_then(|length| {
@@ -284,18 +294,21 @@ impl Connection {
         Ok(ready > 0)
     }
 
-    /// Closes this end in this process; the peer sees it when no other process and no thread within a call still uses it.
+    /// Closes this end in this process; the peer sees it when no other process and no thread within a call
+    /// still uses it.
     ///
-    /// Closing twice is fine; every other use afterwards is [`Error::Closed`]. Dropping closes as well. Errors: [`Error::Io`]
-    /// if the process has no descriptor left, in which case the connection stays as it was.
+    /// Closing twice is fine; every other use afterwards is [`Error::Closed`]. Dropping closes as well.
+    /// Errors: [`Error::Io`] if the process has no descriptor left, in which case the connection stays as it
+    /// was.
     pub fn close(&self) -> Result<()> {
         if self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let replaced = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .and_then(|dead| {
-                // SAFETY: the number belongs to `self.socket` and stays open all the time: `dup3` exchanges what it stands
-                // for in one step, and `ManuallyDrop` keeps this second name for it from closing it.
+                // SAFETY: the number belongs to `self.socket` and stays open all the time: `dup3` exchanges
+                // what it stands for in one step, and `ManuallyDrop` keeps this second name for it from
+                // closing it.
                 let mut place = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(self.socket.as_raw_fd()) });
                 rustix::io::dup3(&dead, &mut place, rustix::io::DupFlags::CLOEXEC)
             });

@@ -1,6 +1,9 @@
 //! Waiting for descriptors: several at once, with a time limit, or from async code on any executor.
 //!
-//! When a peer process dies, the kernel closes its ends and every wait here wakes up: end of file counts as ready.
+//! When a peer process dies, the kernel closes its ends and every wait here wakes up: end of file counts as
+//! ready.
+
+mod reactor;
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -8,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+pub use self::reactor::{Readable, readable};
 use crate::{Error, Result};
 
 /// The moment `limit` from now; a limit beyond the end of time is none.
@@ -31,8 +35,9 @@ pub(crate) fn poll_until(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> r
 
 /// Waits until some of `fds` are readable or at their end; returns their positions, each once, in order.
 ///
-/// Takes anything with a descriptor: connections, sockets, listeners, the sentinels of processes. `None` waits without a limit;
-/// when `timeout` passes first, the answer is empty, and so it is, at once, for an empty list. Errors: [`Error::Io`].
+/// Takes anything with a descriptor: connections, sockets, listeners, the sentinels of processes. `None`
+/// waits without a limit; when `timeout` passes first, the answer is empty, and so it is, at once, for an
+/// empty list. Errors: [`Error::Io`].
 ///
 /// Follows `multiprocessing.connection.wait`.
 ///
@@ -55,3 +60,6 @@ pub fn wait_ready<F: AsFd>(fds: &[F], timeout: Option<Duration>) -> Result<Vec<u
     let ready = polled.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty());
     Ok(ready.map(|(position, _)| position).collect())
 }
+
+#[cfg(test)]
+mod tests;
