@@ -167,7 +167,13 @@ fn start_10_fork_is_refused_while_there_are_threads() {
     for_methods(&[StartMethod::Fork], |context| {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::Builder::new().name("busy-bee".into());
-        let thread = thread.spawn(move || stopped.recv()).expect("a thread");
+        let (up, is_up) = std::sync::mpsc::channel::<()>();
+        let work = move || {
+            up.send(()).expect("somebody waits");
+            stopped.recv()
+        };
+        let thread = thread.spawn(work).expect("a thread");
+        is_up.recv().expect("the thread runs");
         let before = Belongings::now();
         let error = context.process(|| (), ()).name("late").start().expect_err("refused");
         let text = error.to_string();
