@@ -6,6 +6,8 @@
 
 mod common;
 
+#[path = "programs/family.rs"]
+mod family;
 #[path = "programs/killed.rs"]
 mod killed;
 #[path = "programs/program.rs"]
@@ -23,12 +25,12 @@ type Test = fn();
 
 /// All programs, by name.
 fn programs() -> Vec<(&'static str, Main)> {
-    [killed::PROGRAMS].concat()
+    [family::PROGRAMS, killed::PROGRAMS].concat()
 }
 
 /// All tests, by name.
 fn tests() -> Vec<(&'static str, Test)> {
-    [killed::TESTS].concat()
+    [family::TESTS, killed::TESTS].concat()
 }
 
 fn main() -> ExitCode {
