@@ -33,7 +33,7 @@ use crate::error::{StartError, signal_name};
 use crate::forkserver;
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation, Settings};
-use crate::stdio::Streams;
+use crate::stdio::{Streams, above_streams};
 
 /// What to start, and how.
 #[derive(Debug)]
@@ -143,6 +143,9 @@ pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) ->
         .map_err(|error| system(Error::io("creating the socket of a child", error)))?;
     let socket = Connection::from_fd(socket).map_err(system)?;
     let (child_lifeline, lifeline) = lifeline::create().map_err(system)?;
+    let above =
+        |fd| above_streams(fd).map_err(|error| system(Error::io("duplicating a descriptor of a child", error)));
+    let (child_socket, child_lifeline) = (above(child_socket)?, above(child_lifeline)?);
     let deadline = Instant::now().checked_add(plan.start_timeout);
     let about = About {
         name: plan.name.clone(),

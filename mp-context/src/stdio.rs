@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Where a standard stream of a child leads.
 ///
@@ -45,7 +45,13 @@ impl Stdio {
 }
 
 fn open_null() -> io::Result<OwnedFd> {
-    Ok(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+    above_streams(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+}
+
+/// `fd`, under a number that no stream will be put in the place of. In a process that has closed its streams, what it
+/// opens next gets their numbers.
+pub(crate) fn above_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?) }
 }
 
 /// Anything that is a descriptor: a file, a pipe, a socket.
@@ -87,7 +93,7 @@ impl Streams {
     }
 }
 
-/// Makes `streams` the descriptors 0, 1 and 2 of this process.
+/// Makes `streams`, which are above them, the descriptors 0, 1 and 2 of this process.
 pub(crate) fn put_in_place(streams: [OwnedFd; 3]) -> rustix::io::Result<()> {
     let [stdin, stdout, stderr] = streams;
     rustix::stdio::dup2_stdin(stdin)?;
