@@ -9,6 +9,8 @@ extern crate mp_test_constructor;
 
 mod common;
 
+#[path = "programs/family.rs"]
+mod family;
 #[path = "programs/killed.rs"]
 mod killed;
 #[path = "programs/program.rs"]
@@ -28,12 +30,12 @@ type Test = fn();
 
 /// All programs, by name.
 fn programs() -> Vec<(&'static str, Main)> {
-    [killed::PROGRAMS, reenter::PROGRAMS].concat()
+    [family::PROGRAMS, killed::PROGRAMS, reenter::PROGRAMS].concat()
 }
 
 /// All tests, by name.
 fn tests() -> Vec<(&'static str, Test)> {
-    [killed::TESTS, reenter::TESTS].concat()
+    [family::TESTS, killed::TESTS, reenter::TESTS].concat()
 }
 
 fn main() -> ExitCode {

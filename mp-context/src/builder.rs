@@ -19,7 +19,7 @@ use crate::launch::{Plan, Starting, begin};
 use crate::method::{self, StartMethod};
 use crate::preparation::{Resource, Settings};
 use crate::process::Process;
-use crate::stdio::{Stdio, Streams};
+use crate::stdio::{self, Stdio, Streams};
 
 /// How often a child is asked for anew when the fork server was killed while it made it.
 const ATTEMPTS: usize = 3;
@@ -214,6 +214,7 @@ where
     }
 
     fn begin(&self, plan: &Plan) -> Result<Starting, StartError> {
+        stdio::fill_gaps();
         let mut arguments = Message::default();
         self.arguments.encode(&mut arguments.bytes, &mut arguments.fds).map_err(|source| StartError::Arguments {
             process: plan.name.clone(),

@@ -18,7 +18,7 @@ use mp_core::function::{Main, Once, Remote};
 use mp_core::message::Message;
 use mp_core::process::entry::Hello;
 use mp_core::process::fork::{Forked, fork};
-use mp_core::process::pidfd::ExitStatus;
+use mp_core::process::pidfd::{self, ExitStatus};
 use mp_core::process::spawn::{Spawn, spawn};
 use mp_core::process::{entry, exit, lifeline};
 use mp_core::{Error, parcel};
@@ -33,7 +33,7 @@ use crate::error::{StartError, signal_name};
 use crate::forkserver;
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation, Settings};
-use crate::stdio::{Streams, above_streams};
+use crate::stdio::Streams;
 
 /// What to start, and how.
 #[derive(Debug)]
@@ -54,10 +54,31 @@ pub(crate) struct Starting {
     socket: Connection,
     lifeline: OwnedFd,
     /// The process, if we made it ourselves.
-    process: Option<(u32, OwnedFd)>,
+    process: Option<Unready>,
     status: Option<OwnedFd>,
     deadline: Option<Instant>,
     about: About,
+}
+
+/// A process that is not handed out yet; ended when dropped. (One that the fork server made hangs on its lifeline.)
+#[derive(Debug)]
+struct Unready {
+    pid: u32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Unready {
+    fn end(&mut self) -> ExitStatus {
+        let Some(pidfd) = self.pidfd.take() else { return ExitStatus::Unknown };
+        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        pidfd::wait_and_reap(&pidfd)
+    }
+}
+
+impl Drop for Unready {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// What the handle of the child will say of it.
@@ -143,9 +164,6 @@ pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) ->
         .map_err(|error| system(Error::io("creating the socket of a child", error)))?;
     let socket = Connection::from_fd(socket).map_err(system)?;
     let (child_lifeline, lifeline) = lifeline::create().map_err(system)?;
-    let above =
-        |fd| above_streams(fd).map_err(|error| system(Error::io("duplicating a descriptor of a child", error)));
-    let (child_socket, child_lifeline) = (above(child_socket)?, above(child_lifeline)?);
     let deadline = Instant::now().checked_add(plan.start_timeout);
     let about = About {
         name: plan.name.clone(),
@@ -175,7 +193,8 @@ pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) ->
             send(&starting.socket, settings).map_err(system)?;
             let main = Remote::main(bootstrap::spawned);
             let process = spawn_program(&main, &environment, &streams, &child_socket, &child_lifeline);
-            starting.process = Some(process.map_err(system)?);
+            let (pid, pidfd) = process.map_err(system)?;
+            starting.process = Some(Unready { pid, pidfd: Some(pidfd) });
         }
         StartMethod::ForkServer => {
             let request = forkserver::Request { socket: child_socket, lifeline: child_lifeline, streams };
@@ -195,12 +214,13 @@ pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) ->
             flush_streams();
             match fork().map_err(system)? {
                 Forked::Parent { pid, pidfd } => {
-                    starting.process = Some((pid.as_raw_nonzero().get() as u32, pidfd));
+                    let pid = pid.as_raw_nonzero().get() as u32;
+                    starting.process = Some(Unready { pid, pidfd: Some(pidfd) });
                 }
                 Forked::Child => {
                     children::disown();
                     forkserver::disown();
-                    drop(starting);
+                    drop((starting, own));
                     let Ok(child_socket) = Connection::from_fd(child_socket) else { exit::now(1) };
                     bootstrap::forked(child_socket, child_lifeline, streams, Leave::WithoutHandlers)
                 }
@@ -229,7 +249,6 @@ impl Starting {
             Ok(message) => message,
             Err(Error::Timeout { .. }) => {
                 let limit = self.about.start_timeout;
-                self.kill();
                 return Err(StartError::Timeout { process, limit });
             }
             Err(_) => return Err(StartError::Died { process, how: self.how_it_died() }),
@@ -237,17 +256,11 @@ impl Starting {
         let pidfd = (!message.fds.is_empty()).then(|| message.fds.take(0, "pidfd"));
         let pid = match message.decode::<Hello>() {
             Ok(Hello::Ready { pid }) => pid,
-            Ok(Hello::Refused { reason }) => {
-                self.kill();
-                return Err(StartError::Refused { process, reason });
-            }
-            Err(error) => {
-                self.kill();
-                return Err(StartError::Refused { process, reason: error.to_string() });
-            }
+            Ok(Hello::Refused { reason }) => return Err(StartError::Refused { process, reason }),
+            Err(error) => return Err(StartError::Refused { process, reason: error.to_string() }),
         };
         let Starting { socket, lifeline, process: own, status, about, .. } = self;
-        let (pid, pidfd) = match (own, pidfd) {
+        let (pid, pidfd) = match (own.and_then(|mut own| Some((own.pid, own.pidfd.take()?))), pidfd) {
             (Some((pid, pidfd)), _) => (pid, pidfd),
             (None, Some(Ok(pidfd))) => (pid, pidfd),
             _ => return Err(StartError::Refused { process, reason: "it did not say who it is".into() }),
@@ -273,26 +286,15 @@ impl Starting {
         Ok(child)
     }
 
-    /// Ends a child that is not wanted. One that the fork server made hangs on the lifeline.
-    fn kill(self) {
-        drop(self.lifeline);
-        if let Some((_, pidfd)) = &self.process {
-            let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-            let _ = mp_core::wait::wait_ready(&[pidfd], None);
-            let _ = mp_core::process::pidfd::reap(pidfd);
-        }
-    }
-
-    fn how_it_died(self) -> String {
-        let Some((pid, pidfd)) = &self.process else {
+    fn how_it_died(mut self) -> String {
+        let Some(process) = &mut self.process else {
             return "the fork server lost it".into();
         };
-        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-        let _ = mp_core::wait::wait_ready(&[pidfd], None);
-        match mp_core::process::pidfd::reap(pidfd) {
-            Some(ExitStatus::Code(code)) => format!("pid {pid} exited with code {code}"),
-            Some(ExitStatus::Signal { signal, .. }) => format!("pid {pid} was killed by {}", signal_name(signal)),
-            _ => format!("pid {pid} ended"),
+        let pid = process.pid;
+        match process.end() {
+            ExitStatus::Code(code) => format!("pid {pid} exited with code {code}"),
+            ExitStatus::Signal { signal, .. } => format!("pid {pid} was killed by {}", signal_name(signal)),
+            ExitStatus::Unknown => format!("pid {pid} ended"),
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The standard streams of a child.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
 
 /// Where a standard stream of a child leads.
 ///
@@ -45,13 +48,7 @@ impl Stdio {
 }
 
 fn open_null() -> io::Result<OwnedFd> {
-    above_streams(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
-}
-
-/// `fd`, under a number that no stream will be put in the place of. In a process that has closed its streams, what it
-/// opens next gets their numbers.
-pub(crate) fn above_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() > 2 { Ok(fd) } else { Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3)?) }
+    Ok(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
 }
 
 /// Anything that is a descriptor: a file, a pipe, a socket.
@@ -93,7 +90,33 @@ impl Streams {
     }
 }
 
-/// Makes `streams`, which are above them, the descriptors 0, 1 and 2 of this process.
+/// Opens nothing in the place of each standard stream of this process that is closed, as the Rust runtime does at the
+/// start of a program. Else a descriptor of ours would get its number, and be taken for the stream.
+pub(crate) fn fill_gaps() {
+    use rustix::io::{Errno, fcntl_getfd};
+    use rustix::stdio::{stderr, stdin, stdout};
+    for stream in [stdin(), stdout(), stderr()] {
+        if fcntl_getfd(stream) != Err(Errno::BADF) {
+            continue;
+        }
+        // The lowest free number is that of the stream. Like any stream it is inherited by programs that are started.
+        match rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
+            Ok(fd) if fd.as_raw_fd() == stream.as_raw_fd() => {
+                let _ = fd.into_raw_fd();
+            }
+            // Another thread was faster.
+            _ => {}
+        }
+    }
+}
+
+/// Prints a line on the standard error stream. Nobody may be reading there any more, and that must harm nothing:
+/// `eprintln!` would panic, and within a panic hook so end the process before its report is sent.
+pub(crate) fn complain(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Makes `streams` the descriptors 0, 1 and 2 of this process.
 pub(crate) fn put_in_place(streams: [OwnedFd; 3]) -> rustix::io::Result<()> {
     let [stdin, stdout, stderr] = streams;
     rustix::stdio::dup2_stdin(stdin)?;

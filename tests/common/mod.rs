@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -43,7 +44,8 @@ pub fn watchdog_of(limit: Duration) -> Watchdog {
     let (off, bell) = mpsc::channel::<()>();
     std::thread::spawn(move || {
         if bell.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("watchdog: test {test} ({place}) has not ended within {limit:?}");
+            // Past the capture of the test harness, which would be lost.
+            let _ = writeln!(std::io::stderr(), "watchdog: test {test} ({place}) has not ended within {limit:?}");
             std::process::abort();
         }
     });
