@@ -98,6 +98,7 @@ fn prepare(socket: &Connection) -> Result<(PreparedCall, bool), String> {
         preparation.parent_pid,
         parent_pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
     );
+    show_name(&preparation.name);
     current::become_child(Record {
         name: RwLock::new(preparation.name),
         identity: preparation.identity,
@@ -118,6 +119,13 @@ fn prepare(socket: &Connection) -> Result<(PreparedCall, bool), String> {
     prepared
         .map(|prepared| (prepared, by_server))
         .map_err(|error| format!("{}: {error}", call.function.name()))
+}
+
+/// Lets `ps` and `top` show the name; the system keeps its first 15 bytes.
+fn show_name(name: &str) {
+    if let Ok(name) = std::ffi::CString::new(name) {
+        let _ = rustix::thread::set_name(&name);
+    }
 }
 
 fn refuse(socket: &Connection, reason: &str) -> ! {
