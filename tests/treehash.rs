@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -154,18 +155,18 @@ fn kill(pid: u32) {
 #[test]
 fn killed_workers_change_nothing_but_what_is_said() {
     let _watchdog = watchdog();
-    let (tree, mark) = (large_tree(6, 256 << 20), Mark::new());
+    let (tree, mark) = (large_tree(8, 64 << 20), Mark::new());
     let child = start(treehash(&mark).arg(tree.path()).args(["--quiet", "--workers", "2"]));
     let main = child.id();
-    let mut killed = 0;
-    while killed < 4 {
-        if let Some(worker) = workers(&mark, main).first() {
-            kill(*worker);
-            killed += 1;
+    let mut killed = BTreeSet::new();
+    wait_until("four workers are killed", || {
+        if let Some(worker) = workers(&mark, main).into_iter().find(|worker| !killed.contains(worker)) {
+            kill(worker);
+            killed.insert(worker);
         }
-        assert!(common::is_running(main), "it has ended before {killed} workers were killed");
-        std::thread::sleep(Duration::from_millis(40));
-    }
+        assert!(common::is_running(main), "it has ended before four workers were killed: {killed:?}");
+        killed.len() == 4
+    });
     let output = child.wait_with_output().expect("its output");
     mark.assert_gone();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
