@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use crate::authkey::AuthKey;
 use crate::child::{Farewell, lock, split_head, with_head};
 use crate::current::{self, ParentProcess, Record};
-use crate::launch::{flush_streams, inherit_executable};
+use crate::launch::{LocalCall, flush_streams, inherit_executable};
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation};
 use crate::stdio::{complain, put_in_place};
@@ -40,29 +40,43 @@ static FAREWELL: Mutex<Option<Connection>> = Mutex::new(None);
 /// Main function of a process made by spawn. Its lifeline is held already.
 pub(crate) fn spawned(socket: OwnedFd) -> Infallible {
     match Connection::from_fd(socket) {
-        Ok(socket) => run(socket, Leave::WithHandlers),
+        Ok(socket) => run(socket, None, Leave::WithHandlers),
         Err(_) => exit::now(1),
     }
 }
 
-/// Main function of a copy.
-pub(crate) fn forked(socket: Connection, lifeline_end: OwnedFd, streams: [OwnedFd; 3], leave: Leave) -> ! {
+/// Main function of a copy, which runs `closure` if there is one, and else what it is sent.
+pub(crate) fn forked(
+    socket: Connection,
+    lifeline_end: OwnedFd,
+    streams: [OwnedFd; 3],
+    closure: Option<Box<LocalCall<'_>>>,
+    leave: Leave,
+) -> ! {
     if let Err(error) = lifeline::hold(lifeline_end) {
         refuse(&socket, &error.to_string());
     }
     if let Err(error) = put_in_place(streams) {
         refuse(&socket, &format!("putting the standard streams in place: {error}"));
     }
-    run(socket, leave)
+    run(socket, closure, leave)
 }
 
-fn run(socket: Connection, leave: Leave) -> ! {
-    let (call, by_server) = match prepare(&socket) {
+fn run(socket: Connection, closure: Option<Box<LocalCall<'_>>>, leave: Leave) -> ! {
+    let prepared = prepare(&socket).and_then(|method| {
+        let call =
+            closure.map_or_else(|| receive_call(&socket).map(|call| call as Box<LocalCall<'_>>), Ok)?;
+        Ok((call, method))
+    });
+    let (call, method) = match prepared {
         Ok(prepared) => prepared,
         Err(reason) => refuse(&socket, &reason),
     };
     let mut hello = Message::encode(&Hello::Ready { pid: std::process::id() }).unwrap_or_default();
-    if by_server && let Ok(pidfd) = pidfd_open(getpid(), PidfdFlags::empty()) {
+    // Of its own children, the parent has a pidfd from the start.
+    if method == StartMethod::ForkServer
+        && let Ok(pidfd) = pidfd_open(getpid(), PidfdFlags::empty())
+    {
         hello.fds.attach(pidfd.into());
     }
     if socket.send_message(hello).is_err() {
@@ -86,12 +100,13 @@ fn run(socket: Connection, leave: Leave) -> ! {
     leave_with(code, leave)
 }
 
-/// Reads the two messages, becomes what they say, and decodes the arguments.
-fn prepare(socket: &Connection) -> Result<(PreparedCall, bool), String> {
-    let text = |error: mp_core::Error| error.to_string();
-    let message = || socket.recv_message().and_then(parcel::unpack).map_err(text);
-    let preparation: Preparation = message()?.decode().map_err(text)?;
-    let by_server = preparation.method == StartMethod::ForkServer;
+fn receive(socket: &Connection) -> Result<Message, String> {
+    socket.recv_message().and_then(parcel::unpack).map_err(|error| error.to_string())
+}
+
+/// Reads the first message, and becomes what it says; returns how this process was made.
+fn prepare(socket: &Connection) -> Result<StartMethod, String> {
+    let preparation: Preparation = receive(socket)?.decode().map_err(|error| error.to_string())?;
     let parent_pid = i32::try_from(preparation.parent_pid).ok().and_then(Pid::from_raw);
     let parent = ParentProcess::new(
         preparation.parent_name,
@@ -111,14 +126,16 @@ fn prepare(socket: &Connection) -> Result<(PreparedCall, bool), String> {
     method::inherit(preparation.default_method);
     inherit_executable(preparation.executable);
     preparation.settings.apply()?;
+    Ok(preparation.method)
+}
 
-    let mut arguments = message()?;
-    let call: Call = split_head(&mut arguments).map_err(text)?;
-    let prepare = call.function.resolve().map_err(text)?;
-    let prepared = prepare(&arguments.bytes, &mut arguments.fds);
-    prepared
-        .map(|prepared| (prepared, by_server))
-        .map_err(|error| format!("{}: {error}", call.function.name()))
+/// Reads the second message, and decodes the arguments in it.
+fn receive_call(socket: &Connection) -> Result<PreparedCall, String> {
+    let mut arguments = receive(socket)?;
+    let call: Call = split_head(&mut arguments).map_err(|error| error.to_string())?;
+    let prepared =
+        call.function.resolve().map_err(|error| error.to_string())?(&arguments.bytes, &mut arguments.fds);
+    prepared.map_err(|error| format!("{}: {error}", call.function.name()))
 }
 
 /// Lets `ps` and `top` show the name; the system keeps its first 15 bytes.

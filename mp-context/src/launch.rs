@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use mp_core::connection::Connection;
 use mp_core::function::{Main, Once, Remote};
-use mp_core::message::Message;
+use mp_core::message::{Fds, Message};
 use mp_core::process::entry::Hello;
 use mp_core::process::fork::{Forked, fork};
 use mp_core::process::pidfd::{self, ExitStatus};
@@ -34,6 +34,9 @@ use crate::forkserver;
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation, Settings};
 use crate::stdio::Streams;
+
+/// How long a child may take to be ready, unless something else is wanted.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What to start, and how.
 #[derive(Debug)]
@@ -134,12 +137,19 @@ pub(crate) fn spawn_program(
     Ok((started.pid.as_raw_nonzero().get() as u32, started.pidfd))
 }
 
-/// Asks for a child that calls `function` with the encoded `arguments`.
-pub(crate) fn begin(
-    plan: &Plan,
-    function: &Remote<Once>,
-    arguments: Message,
-) -> Result<Starting, StartError> {
+/// What a child does.
+pub(crate) enum Work<'a> {
+    /// Calls a function with encoded arguments.
+    Call { function: &'a Remote<Once>, arguments: Message },
+    /// Runs a closure that is copied along with this process: for forked children only.
+    Closure(Box<LocalCall<'a>>),
+}
+
+/// A call that stays in the memory of this process, or of a copy of it.
+pub(crate) type LocalCall<'a> = dyn FnOnce(&mut Vec<u8>, &mut Fds) -> mp_core::Result<()> + 'a;
+
+/// Asks for a child that does `work`.
+pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError> {
     let own = current_process();
     if own.daemon() {
         return Err(StartError::DaemonicParent { name: own.name() });
@@ -162,7 +172,12 @@ pub(crate) fn begin(
             settings,
         })
     };
-    let call = with_head(&Call { function: function.clone() }, arguments).map_err(system)?;
+    let (call, closure) = match work {
+        Work::Call { function, arguments } => {
+            (Some(with_head(&Call { function: function.clone() }, arguments).map_err(system)?), None)
+        }
+        Work::Closure(closure) => (None, Some(closure)),
+    };
     let streams =
         plan.streams.open().map_err(|error| system(Error::io("opening the standard streams", error)))?;
     let (socket, child_socket) =
@@ -183,7 +198,7 @@ pub(crate) fn begin(
     let settings = plan.settings.clone();
     let send = |socket: &Connection, settings: Settings| -> mp_core::Result<()> {
         parcel::send(socket, preparation(settings)?)?;
-        parcel::send(socket, call)
+        call.map_or(Ok(()), |call| parcel::send(socket, call))
     };
     match plan.method {
         StartMethod::Spawn => {
@@ -228,7 +243,7 @@ pub(crate) fn begin(
                     forkserver::disown();
                     drop((starting, own));
                     let Ok(child_socket) = Connection::from_fd(child_socket) else { exit::now(1) };
-                    bootstrap::forked(child_socket, child_lifeline, streams, Leave::WithoutHandlers)
+                    bootstrap::forked(child_socket, child_lifeline, streams, closure, Leave::WithoutHandlers)
                 }
             }
         }
@@ -237,6 +252,26 @@ pub(crate) fn begin(
 }
 
 impl Plan {
+    /// A child made by `method`, with nothing special about it.
+    pub fn new(method: StartMethod, name: Option<String>) -> Plan {
+        let own = current_process();
+        let identity = own.next_identity();
+        let name = name.unwrap_or_else(|| {
+            let path: Vec<String> = identity.iter().map(ToString::to_string).collect();
+            format!("{}-{}", method.process_type(), path.join(":"))
+        });
+        Plan {
+            method,
+            name,
+            identity,
+            daemon: own.daemon(),
+            ends_with_us: own.daemon(),
+            streams: Arc::default(),
+            settings: Settings::default(),
+            start_timeout: START_TIMEOUT,
+        }
+    }
+
     fn failed(&self, source: Error) -> StartError {
         StartError::System { process: self.name.clone(), method: self.method, source: Arc::new(source) }
     }
