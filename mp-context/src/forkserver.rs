@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use mp_core::connection::Connection;
 use mp_core::function::{Callable, Once, Remote};
@@ -16,6 +17,7 @@ use mp_core::process::environment::EnvironmentChange;
 use mp_core::process::{lifeline, pidfd};
 use mp_core::{Error, Result};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::child::lock;
 use crate::launch::spawn_program;
@@ -37,6 +39,8 @@ struct Server {
     socket: Connection,
     pid: u32,
     pidfd: OwnedFd,
+    /// Pid of the process that started it.
+    owner: u32,
     /// As long as this is open, the server lives.
     _lifeline: OwnedFd,
     /// What its children inherit, to tell them what is different by now.
@@ -85,10 +89,12 @@ impl<E: std::fmt::Display> PreloadOutcome for std::result::Result<(), E> {
 
 /// Has the server make a child; returns where its exit status will come from.
 ///
-/// `send` sends the child its messages, given what it has to change about itself in this process.
+/// `send` sends the child its messages, given what it has to change about itself in this process. A server that has to
+/// be started first and is not ready by `deadline` is [`Error::Timeout`].
 pub(crate) fn start(
     request: Request,
     settings: Settings,
+    deadline: Option<Instant>,
     send: impl FnOnce(Settings) -> Result<()>,
 ) -> Result<OwnedFd> {
     let mut running = lock(&SERVER);
@@ -97,7 +103,7 @@ pub(crate) fn start(
     }
     let server = match &mut *running {
         Some(server) => server,
-        none => none.insert(Server::start()?),
+        none => none.insert(Server::start(deadline)?),
     };
     send(server.changes(settings))?;
     let (status, status_write) =
@@ -123,7 +129,7 @@ pub fn server_pid() -> Option<u32> {
 }
 
 impl Server {
-    fn start() -> Result<Server> {
+    fn start(deadline: Option<Instant>) -> Result<Server> {
         let (socket, server_socket) = Connection::pair()?;
         let (server_lifeline, lifeline) = lifeline::create()?;
         let streams = Streams { stdin: Stdio::null(), ..Streams::default() }.open();
@@ -135,8 +141,13 @@ impl Server {
         socket.send(&Setup { hooks, on_error })?;
         let (pid, pidfd) = spawn_program(&main, &environment, &streams, &server_socket, &server_lifeline)?;
         drop((server_socket, server_lifeline));
-        let server = Server { socket, pid, pidfd, _lifeline: lifeline, environment, current_dir };
-        match server.socket.recv::<Hello>() {
+        let owner = std::process::id();
+        let server = Server { socket, pid, pidfd, owner, _lifeline: lifeline, environment, current_dir };
+        let hello = match deadline {
+            Some(deadline) => server.socket.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            None => server.socket.recv(),
+        };
+        match hello {
             Ok(Hello::Ready { .. }) => {
                 log::info!("the fork server (pid {pid}) is started");
                 Ok(server)
@@ -144,6 +155,7 @@ impl Server {
             Ok(Hello::Refused { reason }) => {
                 Err(Error::Invalid { what: "start of the fork server", reason })
             }
+            Err(error @ Error::Timeout { .. }) => Err(error),
             Err(error) => Err(Error::Invalid {
                 what: "start of the fork server",
                 reason: format!("it ended before it was ready ({error})"),
@@ -167,7 +179,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A server that could not be used must not stay behind as a zombie; one that we forked away from is not ours.
-        let _ = pidfd::reap(&self.pidfd);
+        // A server that could not be used must not stay behind; one that we forked away from is not ours.
+        if self.owner == std::process::id() {
+            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+            pidfd::wait_and_reap(&self.pidfd);
+        }
     }
 }

@@ -198,10 +198,14 @@ pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) ->
         }
         StartMethod::ForkServer => {
             let request = forkserver::Request { socket: child_socket, lifeline: child_lifeline, streams };
-            starting.status = Some(
-                forkserver::start(request, settings, |settings| send(&starting.socket, settings))
-                    .map_err(system)?,
-            );
+            let status =
+                forkserver::start(request, settings, deadline, |settings| send(&starting.socket, settings));
+            starting.status = Some(status.map_err(|error| match error {
+                Error::Timeout { .. } => {
+                    StartError::Timeout { process: plan.name.clone(), limit: plan.start_timeout }
+                }
+                error => system(error),
+            })?);
         }
         StartMethod::Fork => {
             send(&starting.socket, settings).map_err(system)?;
