@@ -115,7 +115,8 @@ fn fd_03_stdin_of_a_child_ends_at_once() {
 #[test]
 fn fd_03_closed_streams_of_the_parent() {
     fn targets() -> Vec<String> {
-        let target = |fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).map(|path| path.display().to_string());
+        let target =
+            |fd| std::fs::read_link(format!("/proc/self/fd/{fd}")).map(|path| path.display().to_string());
         (0..3).map(|fd| target(fd).unwrap_or_else(|error| error.to_string())).collect()
     }
     let _watchdog = watchdog();
@@ -203,7 +204,12 @@ fn fd_nothing_is_left_after_starts_that_fail() {
         let before = Belongings::now();
         for _ in 0..20 {
             context.process(|| (), ()).current_dir("/nowhere/at/all").start().expect_err("refused");
-            context.process(|| -> () { mp::exit(3) }, ()).start().expect("a start").join().expect_err("no result");
+            context
+                .process(|| -> () { mp::exit(3) }, ())
+                .start()
+                .expect("a start")
+                .join()
+                .expect_err("no result");
         }
         before.assert_same();
     });

@@ -209,7 +209,8 @@ fn nested() {
 
 fn nested_by_link() {
     let scratch = Scratch::new();
-    let (status, output) = Program::from_command(Command::new(link(&scratch)).args(["program", "nested"])).finish();
+    let (status, output) =
+        Program::from_command(Command::new(link(&scratch)).args(["program", "nested"])).finish();
     assert!(status.success(), "{status}, after {output:?}");
 }
 
@@ -261,7 +262,8 @@ fn environment() {
         assert_eq!(run(context, seen), [""; 0], "{context:?}");
         for method in StartMethod::ALL {
             let child = |method: StartMethod| run(Context::new(method), seen);
-            let grandchild = context.process(child, (method,)).start().expect("a start").join().expect("a list");
+            let grandchild =
+                context.process(child, (method,)).start().expect("a start").join().expect("a list");
             assert_eq!(grandchild, [""; 0], "{context:?}, then {method}");
         }
     }
@@ -273,7 +275,8 @@ fn left_over_marker() {
     for marker in ["", "1", "0:0000000000000000000000000000000000000000", "\u{fc}"] {
         for program in ["environment", "squares"] {
             let mut command = Command::new(own_path());
-            let (status, output) = Program::from_command(command.args(["program", program]).env(MARKER, marker)).finish();
+            let (status, output) =
+                Program::from_command(command.args(["program", program]).env(MARKER, marker)).finish();
             assert!(status.success(), "{marker:?}: {status}, after {output:?}");
             assert_eq!(output, if program == "squares" { SQUARES } else { "ok\n" });
         }
@@ -371,7 +374,9 @@ fn silent(arguments: Vec<String>) {
 fn not_ours() {
     let before = Belongings::now();
     for context in [Context::spawn(), Context::forkserver()] {
-        for (path, part) in [("/bin/true", "code 0"), ("/nowhere/at/all", "/nowhere/at/all"), ("/etc/passwd", "/etc/passwd")] {
+        for (path, part) in
+            [("/bin/true", "code 0"), ("/nowhere/at/all", "/nowhere/at/all"), ("/etc/passwd", "/etc/passwd")]
+        {
             mp::set_executable(path);
             let error = context.process(|| 1, ()).start().expect_err("not this program").to_string();
             assert!(error.contains(part) || context == Context::forkserver(), "{context:?}, {path}: {error}");
