@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, RwLock};
+use std::sync::{Mutex, RwLock};
 
 use mp_core::connection::Connection;
 use mp_core::function::PreparedCall;
@@ -17,7 +17,7 @@ use mp_core::parcel;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
 use crate::authkey::AuthKey;
-use crate::child::{Farewell, split_head, with_head};
+use crate::child::{Farewell, lock, split_head, with_head};
 use crate::current::{self, ParentProcess, Record};
 use crate::launch::{flush_streams, inherit_executable};
 use crate::method::{self, StartMethod};
@@ -33,6 +33,9 @@ pub(crate) enum Leave {
     /// Without: the handlers, like everything else, are copies of those of the process that it was forked from.
     WithoutHandlers,
 }
+
+/// Where the farewell goes. A forked child puts its own in the place of its parent's, which is so closed.
+static FAREWELL: Mutex<Option<Connection>> = Mutex::new(None);
 
 /// Main function of a process made by spawn. Its lifeline is held already.
 pub(crate) fn spawned(socket: OwnedFd) -> Infallible {
@@ -66,11 +69,8 @@ fn run(socket: Connection, leave: Leave) -> ! {
         exit::now(1);
     }
 
-    let socket = Arc::new(socket);
-    let abort_socket = socket.clone();
-    panic_report::install(current::current_process().name(), move |report| {
-        say_farewell(&abort_socket, &Farewell::Panicked(report.clone()), Message::default());
-    });
+    *lock(&FAREWELL) = Some(socket);
+    panic_report::install(|report| say_farewell(&Farewell::Panicked(report.clone()), Message::default()));
     let (mut bytes, mut fds) = (Vec::new(), Fds::default());
     let returned = panic_report::catch(|| call(&mut bytes, &mut fds));
     let (code, farewell, value) = match returned {
@@ -82,7 +82,7 @@ fn run(socket: Connection, leave: Leave) -> ! {
         }
         Err(report) => (1, Farewell::Panicked(report), Message::default()),
     };
-    say_farewell(&socket, &farewell, value);
+    say_farewell(&farewell, value);
     leave_with(code, leave)
 }
 
@@ -124,8 +124,9 @@ fn refuse(socket: &Connection, reason: &str) -> ! {
     exit::now(1)
 }
 
-fn say_farewell(socket: &Connection, farewell: &Farewell, value: Message) {
-    let sent = with_head(farewell, value).and_then(|message| parcel::send(socket, message));
+fn say_farewell(farewell: &Farewell, value: Message) {
+    let Some(socket) = lock(&FAREWELL).take() else { return };
+    let sent = with_head(farewell, value).and_then(|message| parcel::send(&socket, message));
     if let Err(error) = sent {
         complain(format_args!("Process {}: its result is lost: {error}", std::process::id()));
     }
