@@ -8,9 +8,6 @@
 //! Python and the limits probe run in programs of their own. Every result is a line of `DIR/results.jsonl`.
 //! Only ratios within one run mean anything.
 
-// Some of the machinery has no user until our own side is built in.
-#![cfg_attr(not(feature = "ours"), allow(dead_code))]
-
 mod area;
 mod lines;
 mod options;

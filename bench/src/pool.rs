@@ -1,33 +1,23 @@
 //! Tiny tasks through a pool of two workers, and the life of a pool.
 
 use crate::options::Options;
-use crate::record::Sink;
-use anyhow::Result;
+use crate::placement::split_off_descendants;
+use crate::record::{Label, Sink};
+use crate::turns::{self, Contender, Reduce};
+use anyhow::{Result, ensure};
+use multiprocess::Pool;
+use std::time::Instant;
 
-#[cfg(not(feature = "ours"))]
-pub fn measure(_: &Options, sink: &mut Sink) -> Result<()> {
-    sink.leave_out("our pool: this program was built without it".to_owned());
+/// The pool's workers.
+const WORKERS: usize = 2;
+
+fn check(squares: &[u64], n: u64) -> Result<()> {
+    ensure!(squares.len() as u64 == n, "{} results of {n} tasks", squares.len());
+    ensure!(squares.iter().zip(0..n).all(|(&square, x)| square == x * x), "a wrong result");
     Ok(())
 }
 
-#[cfg(feature = "ours")]
 pub fn measure(options: &Options, sink: &mut Sink) -> Result<()> {
-    use crate::placement::split_off_descendants;
-    use crate::record::Label;
-    use crate::turns::{self, Contender, Reduce};
-    use anyhow::ensure;
-    use multiprocess::Pool;
-    use std::time::Instant;
-
-    /// The pool's workers.
-    const WORKERS: usize = 2;
-
-    fn check(squares: &[u64], n: u64) -> Result<()> {
-        ensure!(squares.len() as u64 == n, "{} results of {n} tasks", squares.len());
-        ensure!(squares.iter().zip(0..n).all(|(&square, x)| square == x * x), "a wrong result");
-        Ok(())
-    }
-
     let pool = Pool::new(WORKERS)?;
     check(&pool.map(|x: u64| x * x, 0..1000)?, 1000)?;
     split_off_descendants(options.pin)?;

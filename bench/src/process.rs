@@ -42,7 +42,6 @@ fn samples(n: usize, mut call: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
     (0..n).map(one).collect()
 }
 
-#[cfg(feature = "ours")]
 mod ours {
     use super::*;
     use multiprocess::Context;
@@ -65,9 +64,4 @@ mod ours {
             }));
         }
     }
-}
-
-#[cfg(not(feature = "ours"))]
-mod ours {
-    pub fn contend(_: &mut Vec<super::Contender<'_>>, _: usize) {}
 }

@@ -25,12 +25,8 @@ pub struct Args {
 /// Reads the arguments that follow the program's name; `None` asks for help, an error says what is wrong.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Option<Args>, String> {
     let mut args = args.into_iter();
-    let mut parsed = Args {
-        dirs: Vec::new(),
-        workers: cpu_count(),
-        start_method: StartMethod::ForkServer,
-        quiet: false,
-    };
+    let mut parsed =
+        Args { dirs: Vec::new(), workers: cpu_count(), start_method: StartMethod::ForkServer, quiet: false };
     let mut options_over = false;
     while let Some(arg) = args.next() {
         // Only options must be text; a folder may have any name.

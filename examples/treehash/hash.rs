@@ -66,7 +66,11 @@ mod tests {
         for size in [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5] {
             let data: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
             fs::write(&file, &data).unwrap();
-            assert_eq!(hash_file(&file).unwrap(), (Sha256::digest(&data).into(), size as u64), "{size} bytes");
+            assert_eq!(
+                hash_file(&file).unwrap(),
+                (Sha256::digest(&data).into(), size as u64),
+                "{size} bytes"
+            );
         }
     }
 

@@ -24,7 +24,8 @@ impl Summary {
     pub fn text(&self, elapsed: Duration) -> String {
         let rate = self.bytes as f64 / 1e6 / elapsed.as_secs_f64().max(1e-9);
         let share = |bytes: u64| 100.0 * bytes as f64 / (self.bytes.max(1)) as f64;
-        let shares: Vec<_> = self.workers.iter().map(|(name, bytes)| format!("{name} {:.0} %", share(*bytes))).collect();
+        let shares: Vec<_> =
+            self.workers.iter().map(|(name, bytes)| format!("{name} {:.0} %", share(*bytes))).collect();
         format!(
             "{} files, {} bytes in {:.2} s: {rate:.0} MB/s ({})",
             self.files,

@@ -11,9 +11,9 @@ use std::sync::{Arc, RwLock};
 use mp_core::connection::Connection;
 use mp_core::function::PreparedCall;
 use mp_core::message::{Fds, Message};
+use mp_core::parcel;
 use mp_core::process::entry::Hello;
 use mp_core::process::{exit, lifeline};
-use mp_core::parcel;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
 use crate::authkey::AuthKey;
@@ -115,7 +115,9 @@ fn prepare(socket: &Connection) -> Result<(PreparedCall, bool), String> {
     let call: Call = split_head(&mut arguments).map_err(text)?;
     let prepare = call.function.resolve().map_err(text)?;
     let prepared = prepare(&arguments.bytes, &mut arguments.fds);
-    prepared.map(|prepared| (prepared, by_server)).map_err(|error| format!("{}: {error}", call.function.name()))
+    prepared
+        .map(|prepared| (prepared, by_server))
+        .map_err(|error| format!("{}: {error}", call.function.name()))
 }
 
 fn refuse(socket: &Connection, reason: &str) -> ! {

@@ -183,7 +183,7 @@ where
     pub fn start(self) -> Result<Process<F::Output>, StartError> {
         let plan = self.plan();
         for _ in 1..ATTEMPTS {
-            match self.begin(&plan)?.finish() {
+            match self.begin(&plan).and_then(Starting::finish) {
                 Err(StartError::Died { .. }) if plan.method == StartMethod::ForkServer => {}
                 finished => return finished.map(Process::new),
             }
@@ -223,10 +223,12 @@ where
 
     fn begin(&self, plan: &Plan) -> Result<Starting, StartError> {
         let mut arguments = Message::default();
-        self.arguments.encode(&mut arguments.bytes, &mut arguments.fds).map_err(|source| StartError::Arguments {
-            process: plan.name.clone(),
-            function: self.function.name().to_owned(),
-            source: Arc::new(source),
+        self.arguments.encode(&mut arguments.bytes, &mut arguments.fds).map_err(|source| {
+            StartError::Arguments {
+                process: plan.name.clone(),
+                function: self.function.name().to_owned(),
+                source: Arc::new(source),
+            }
         })?;
         begin(plan, &self.function, arguments)
     }

@@ -77,7 +77,8 @@ impl Value {
     pub fn message(&self) -> mp_core::Result<Message> {
         let mut fds = Fds::new();
         for fd in &self.fds {
-            let duplicate = fd.try_clone().map_err(|error| Error::io("duplicating a descriptor of a result", error))?;
+            let duplicate =
+                fd.try_clone().map_err(|error| Error::io("duplicating a descriptor of a result", error))?;
             fds.attach(duplicate.into());
         }
         Ok(Message { bytes: self.bytes.clone(), fds })

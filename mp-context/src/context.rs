@@ -79,14 +79,18 @@ impl Context {
     /// # Errors
     /// [`StartError::UnknownMethod`].
     pub fn get_context<'a>(self, method: impl Into<Option<&'a str>>) -> Result<Context, StartError> {
-        method.into().map_or(Ok(self), |name| get_context(name))
+        method.into().map_or(Ok(self), get_context)
     }
 
     /// Always an error: the method of a concrete context is fixed.
     ///
     /// # Errors
     /// [`StartError::FixedMethod`].
-    pub fn set_start_method<'a>(self, _method: impl Into<Option<&'a str>>, _force: bool) -> Result<(), StartError> {
+    pub fn set_start_method<'a>(
+        self,
+        _method: impl Into<Option<&'a str>>,
+        _force: bool,
+    ) -> Result<(), StartError> {
         Err(StartError::FixedMethod { set: self.method })
     }
 

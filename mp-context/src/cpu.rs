@@ -14,7 +14,8 @@ use std::path::Path;
 pub fn cpu_count() -> usize {
     let affinity = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize);
     let chosen = std::env::var("MULTIPROCESS_MAX_CPU_COUNT").ok().and_then(|text| text.parse().ok());
-    let quota = quota(Path::new("/sys/fs/cgroup"), &std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
+    let quota =
+        quota(Path::new("/sys/fs/cgroup"), &std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default());
     least(affinity, quota, chosen)
 }
 
@@ -28,7 +29,9 @@ fn quota(root: &Path, membership: &str) -> Option<f64> {
     let mut smallest: Option<f64> = None;
     for line in membership.lines() {
         let mut fields = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
         let v2 = controllers.is_empty();
         if !v2 && !controllers.split(',').any(|name| name == "cpu") {
             continue;

@@ -117,7 +117,8 @@ impl CurrentProcess {
         self.0.method
     }
 
-    pub(crate) fn identity(&self) -> &[u32] {
+    /// Its place in the family: `[2, 1]` is the first child of the second child of the main process, which is `[]`.
+    pub fn identity(&self) -> &[u32] {
         &self.0.identity
     }
 

@@ -4,9 +4,10 @@
 //! was asked for in vain is asked for again.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use mp_core::connection::Connection;
 use mp_core::function::{Callable, Once, Remote};
@@ -16,6 +17,7 @@ use mp_core::process::environment::EnvironmentChange;
 use mp_core::process::{lifeline, pidfd};
 use mp_core::{Error, Result};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
 
 use crate::child::lock;
 use crate::launch::spawn_program;
@@ -37,6 +39,8 @@ struct Server {
     socket: Connection,
     pid: u32,
     pidfd: OwnedFd,
+    /// Pid of its user.
+    parent: u32,
     /// As long as this is open, the server lives.
     _lifeline: OwnedFd,
     /// What its children inherit, to tell them what is different by now.
@@ -44,7 +48,7 @@ struct Server {
     current_dir: Option<PathBuf>,
 }
 
-static SERVER: Mutex<Option<Server>> = Mutex::new(None);
+static SERVER: Mutex<Option<Arc<Server>>> = Mutex::new(None);
 static PRELOAD: Mutex<(Vec<Remote<Once>>, OnError)> = Mutex::new((Vec::new(), OnError::Ignore));
 
 /// Has the fork server run `hook` once, when it starts, before it makes any child.
@@ -86,29 +90,55 @@ impl<E: std::fmt::Display> PreloadOutcome for std::result::Result<(), E> {
 /// Has the server make a child; returns where its exit status will come from.
 ///
 /// `send` sends the child its messages, given what it has to change about itself in this process.
+///
+/// # Errors
+/// [`Error::EndOfFile`] when the server was killed meanwhile: the next one may do better. [`Error::Timeout`] when it
+/// does not take the request, or was to be started and was not ready, by the `deadline`.
 pub(crate) fn start(
     request: Request,
     settings: Settings,
+    deadline: Option<Instant>,
     send: impl FnOnce(Settings) -> Result<()>,
 ) -> Result<OwnedFd> {
-    let mut running = lock(&SERVER);
-    if let Some(server) = running.take_if(|server| pidfd::has_ended(std::os::fd::AsFd::as_fd(&server.pidfd))) {
-        log::warn!("the fork server (ended: {:?}) is started anew", pidfd::reap(&server.pidfd));
-    }
-    let server = match &mut *running {
-        Some(server) => server,
-        none => none.insert(Server::start()?),
-    };
+    let server = running(deadline)?;
     send(server.changes(settings))?;
-    let (status, status_write) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|error| Error::io("creating the status pipe of a child", error))?;
+    let (status, status_write) = pipe_with(PipeFlags::CLOEXEC)
+        .map_err(|error| Error::io("creating the status pipe of a child", error))?;
     let mut message = Message::default();
     let Request { socket, lifeline, streams: [stdin, stdout, stderr] } = request;
     for fd in [socket, lifeline, status_write, stdin, stdout, stderr] {
         message.fds.attach(fd.into());
     }
-    server.socket.send_message(message)?;
+    // The server's lock is free by now: one that does not take requests delays nobody for longer than asked for.
+    server.socket.send_message_timeout(message, rest(deadline)).map_err(unless_gone)?;
     Ok(status)
+}
+
+/// The running server, started if there is none.
+fn running(deadline: Option<Instant>) -> Result<Arc<Server>> {
+    let mut running = lock(&SERVER);
+    if let Some(server) = running.take_if(|server| pidfd::has_ended(server.pidfd.as_fd())) {
+        log::warn!("the fork server (ended: {:?}) is started anew", pidfd::reap(&server.pidfd));
+    }
+    match &*running {
+        Some(server) => Ok(server.clone()),
+        None => Ok(running.insert(Arc::new(Server::start(deadline)?)).clone()),
+    }
+}
+
+fn rest(deadline: Option<Instant>) -> Duration {
+    deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()))
+}
+
+/// A broken pipe to the server is nothing but its death.
+fn unless_gone(error: Error) -> Error {
+    match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            Error::EndOfFile { what: "fork server" }
+        }
+        Error::Truncated { .. } | Error::EndOfFile { .. } => Error::EndOfFile { what: "fork server" },
+        error => error,
+    }
 }
 
 /// For a forked child: the server of its parent is none of its own.
@@ -123,7 +153,7 @@ pub fn server_pid() -> Option<u32> {
 }
 
 impl Server {
-    fn start() -> Result<Server> {
+    fn start(deadline: Option<Instant>) -> Result<Server> {
         let (socket, server_socket) = Connection::pair()?;
         let (server_lifeline, lifeline) = lifeline::create()?;
         let streams = Streams { stdin: Stdio::null(), ..Streams::default() }.open();
@@ -135,19 +165,23 @@ impl Server {
         socket.send(&Setup { hooks, on_error })?;
         let (pid, pidfd) = spawn_program(&main, &environment, &streams, &server_socket, &server_lifeline)?;
         drop((server_socket, server_lifeline));
-        let server = Server { socket, pid, pidfd, _lifeline: lifeline, environment, current_dir };
-        match server.socket.recv::<Hello>() {
-            Ok(Hello::Ready { .. }) => {
+        // From here on it is killed and taken away if anything fails.
+        let server = Server {
+            socket,
+            pid,
+            pidfd,
+            parent: std::process::id(),
+            _lifeline: lifeline,
+            environment,
+            current_dir,
+        };
+        let hello = server.socket.recv_message_timeout(rest(deadline)).and_then(Message::decode);
+        match hello.map_err(unless_gone)? {
+            Hello::Ready { .. } => {
                 log::info!("the fork server (pid {pid}) is started");
                 Ok(server)
             }
-            Ok(Hello::Refused { reason }) => {
-                Err(Error::Invalid { what: "start of the fork server", reason })
-            }
-            Err(error) => Err(Error::Invalid {
-                what: "start of the fork server",
-                reason: format!("it ended before it was ready ({error})"),
-            }),
+            Hello::Refused { reason } => Err(Error::Invalid { what: "start of the fork server", reason }),
         }
     }
 
@@ -167,7 +201,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A server that could not be used must not stay behind as a zombie; one that we forked away from is not ours.
-        let _ = pidfd::reap(&self.pidfd);
+        // One that could not be used must leave no zombie; one that this process was forked away from is not ours.
+        if self.parent == std::process::id() {
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+            let _ = mp_core::wait::wait_ready(&[&self.pidfd], None);
+            let _ = pidfd::reap(&self.pidfd);
+        }
     }
 }

@@ -114,7 +114,11 @@ pub(crate) fn spawn_program(
 }
 
 /// Asks for a child that calls `function` with the encoded `arguments`.
-pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) -> Result<Starting, StartError> {
+pub(crate) fn begin(
+    plan: &Plan,
+    function: &Remote<Once>,
+    arguments: Message,
+) -> Result<Starting, StartError> {
     let own = current_process();
     if own.daemon() {
         return Err(StartError::DaemonicParent { name: own.name() });
@@ -138,9 +142,11 @@ pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) ->
         })
     };
     let call = with_head(&Call { function: function.clone() }, arguments).map_err(system)?;
-    let streams = plan.streams.open().map_err(|error| system(Error::io("opening the standard streams", error)))?;
-    let (socket, child_socket) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .map_err(|error| system(Error::io("creating the socket of a child", error)))?;
+    let streams =
+        plan.streams.open().map_err(|error| system(Error::io("opening the standard streams", error)))?;
+    let (socket, child_socket) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .map_err(|error| system(Error::io("creating the socket of a child", error)))?;
     let socket = Connection::from_fd(socket).map_err(system)?;
     let (child_lifeline, lifeline) = lifeline::create().map_err(system)?;
     let deadline = Instant::now().checked_add(plan.start_timeout);
@@ -176,10 +182,16 @@ pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) ->
         }
         StartMethod::ForkServer => {
             let request = forkserver::Request { socket: child_socket, lifeline: child_lifeline, streams };
-            starting.status = Some(
-                forkserver::start(request, settings, |settings| send(&starting.socket, settings))
-                    .map_err(system)?,
-            );
+            let started = forkserver::start(request, settings, deadline, |s| send(&starting.socket, s));
+            starting.status = Some(started.map_err(|error| match error {
+                Error::Timeout { .. } => {
+                    StartError::Timeout { process: plan.name.clone(), limit: plan.start_timeout }
+                }
+                Error::EndOfFile { .. } => {
+                    StartError::Died { process: plan.name.clone(), how: "the fork server was killed".into() }
+                }
+                error => system(error),
+            })?);
         }
         StartMethod::Fork => {
             send(&starting.socket, settings).map_err(system)?;
@@ -289,7 +301,9 @@ impl Starting {
         let _ = mp_core::wait::wait_ready(&[pidfd], None);
         match mp_core::process::pidfd::reap(pidfd) {
             Some(ExitStatus::Code(code)) => format!("pid {pid} exited with code {code}"),
-            Some(ExitStatus::Signal { signal, .. }) => format!("pid {pid} was killed by {}", signal_name(signal)),
+            Some(ExitStatus::Signal { signal, .. }) => {
+                format!("pid {pid} was killed by {}", signal_name(signal))
+            }
             _ => format!("pid {pid} ended"),
         }
     }

@@ -14,8 +14,10 @@ thread_local! {
     static LATEST: RefCell<Option<PanicReport>> = const { RefCell::new(None) };
 }
 
+type OnAbort = dyn Fn(&PanicReport) + Send + Sync;
+
 /// Called with the report of a panic that will not unwind.
-static ON_ABORT: OnceLock<Box<dyn Fn(&PanicReport) + Send + Sync>> = OnceLock::new();
+static ON_ABORT: OnceLock<Box<OnAbort>> = OnceLock::new();
 
 /// Runs `function`; a panic in it is returned with what is known of it.
 ///
@@ -65,7 +67,8 @@ fn report(info: &PanicHookInfo<'_>) -> PanicReport {
 
 fn message_of(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a value that is not text".into())
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a value that is not text".into())
 }
 
 fn thread_name() -> String {

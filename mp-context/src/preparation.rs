@@ -103,10 +103,12 @@ impl Settings {
                 return Err(format!("there is no CPU {cpu}"));
             }
             cpus.iter().for_each(|cpu| set.set(*cpu));
-            sched_setaffinity(None, &set).map_err(|error| format!("running on the CPUs {cpus:?}: {error}"))?;
+            sched_setaffinity(None, &set)
+                .map_err(|error| format!("running on the CPUs {cpus:?}: {error}"))?;
         }
         if let Some(increment) = self.nice {
-            rustix::process::nice(increment).map_err(|error| format!("changing the nice value by {increment}: {error}"))?;
+            rustix::process::nice(increment)
+                .map_err(|error| format!("changing the nice value by {increment}: {error}"))?;
         }
         Ok(())
     }

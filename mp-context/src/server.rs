@@ -75,7 +75,8 @@ pub(crate) fn serve(socket: OwnedFd) -> Infallible {
 fn preload(socket: &Connection) -> Result<(), String> {
     let setup: Setup = socket.recv().map_err(|error| error.to_string())?;
     for hook in setup.hooks {
-        let outcome = panic_report::catch(|| run_hook(&hook)).unwrap_or_else(|report| Err(report.to_string()));
+        let outcome =
+            panic_report::catch(|| run_hook(&hook)).unwrap_or_else(|report| Err(report.to_string()));
         flush_streams();
         match (outcome, setup.on_error) {
             (Ok(()), _) | (Err(_), OnError::Ignore) => {}
@@ -83,7 +84,9 @@ fn preload(socket: &Connection) -> Result<(), String> {
                 let name = hook.name();
                 complain(format_args!("warning: preload hook {name} of the fork server failed: {reason}"));
             }
-            (Err(reason), OnError::Fail) => return Err(format!("preload hook {} failed: {reason}", hook.name())),
+            (Err(reason), OnError::Fail) => {
+                return Err(format!("preload hook {} failed: {reason}", hook.name()));
+            }
         }
     }
     Ok(())
@@ -109,7 +112,8 @@ impl Server {
     fn new(socket: Connection) -> Result<Server> {
         let failed = |error: Errno| Error::io("epoll of the fork server", error);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        epoll::add(&epoll, &socket, epoll::EventData::new_u64(REQUEST), epoll::EventFlags::IN).map_err(failed)?;
+        epoll::add(&epoll, &socket, epoll::EventData::new_u64(REQUEST), epoll::EventFlags::IN)
+            .map_err(failed)?;
         Ok(Server { socket, epoll, children: HashMap::new(), last: REQUEST })
     }
 

@@ -39,10 +39,15 @@ pub enum ReturnWhen {
 /// # Ok(())
 /// # }
 /// ```
-pub fn wait<R>(processes: &[&Process<R>], timeout: Option<Duration>, when: ReturnWhen) -> Result<Vec<usize>, ProcessError> {
+pub fn wait<R>(
+    processes: &[&Process<R>],
+    timeout: Option<Duration>,
+    when: ReturnWhen,
+) -> Result<Vec<usize>, ProcessError> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
-        let (done, running): (Vec<usize>, Vec<usize>) = (0..processes.len()).partition(|i| processes[*i].done());
+        let (done, running): (Vec<usize>, Vec<usize>) =
+            (0..processes.len()).partition(|i| processes[*i].done());
         let failed = || done.iter().any(|i| processes[*i].exception().is_some());
         let enough = match when {
             ReturnWhen::FirstCompleted => !done.is_empty(),
@@ -57,7 +62,8 @@ pub fn wait<R>(processes: &[&Process<R>], timeout: Option<Duration>, when: Retur
             (Some(_), Some(deadline)) => Some(deadline.saturating_duration_since(Instant::now())),
             _ => None,
         };
-        let ready = wait_ready(&sentinels, rest).map_err(|error| processes[running[0]].child().system(error))?;
+        let ready =
+            wait_ready(&sentinels, rest).map_err(|error| processes[running[0]].child().system(error))?;
         if ready.is_empty() {
             return Ok(done);
         }

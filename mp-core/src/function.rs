@@ -144,12 +144,15 @@ impl<P: Wrapper> Remote<P> {
             )));
         }
         let address = std::ptr::from_ref(&ANCHOR).addr().wrapping_add(self.distance as usize);
-        if !address.is_multiple_of(align_of::<Entry<usize>>()) || !image.holds(address, size_of::<Entry<usize>>()) {
+        if !address.is_multiple_of(align_of::<Entry<usize>>())
+            || !image.holds(address, size_of::<Entry<usize>>())
+        {
             return Err(refuse("its place is outside of this program".into()));
         }
         const { assert!(size_of::<P>() == size_of::<usize>()) };
         // SAFETY: the words lie aligned in mapped memory of this image, as checked above, and any bits are valid.
-        let [mark, kind, code] = unsafe { std::ptr::with_exposed_provenance::<[u64; 3]>(address).read_volatile() };
+        let [mark, kind, code] =
+            unsafe { std::ptr::with_exposed_provenance::<[u64; 3]>(address).read_volatile() };
         if mark != MARK || kind != P::KIND || !image.is_code(code as usize) {
             return Err(refuse("there is no function of this kind at its place".into()));
         }
@@ -169,14 +172,15 @@ impl Remote<Once> {
         where
             F::Output: Serialize,
         {
-            const ENTRY: &'static Entry<Once> = &Entry { mark: MARK, kind: Once::KIND, wrapper: Self::prepare };
+            const ENTRY: &'static Entry<Once> =
+                &Entry { mark: MARK, kind: Once::KIND, wrapper: Self::prepare };
 
             fn prepare(bytes: &[u8], fds: &mut Fds) -> Result<PreparedCall> {
                 let arguments = A::decode(bytes, fds)?;
-                let call: Box<dyn FnOnce(&mut Vec<u8>, &mut Fds) -> Result<()> + '_> =
+                let call: Box<Call<'_>> =
                     Box::new(move |result, fds| encode_into(&conjure::<F>().call(arguments), result, fds));
                 // SAFETY: the box owns an `A`, which was made from bytes alone and so borrows nothing; `F` has no bytes.
-                Ok(unsafe { std::mem::transmute::<Box<_>, PreparedCall>(call) })
+                Ok(unsafe { std::mem::transmute::<Box<Call<'_>>, PreparedCall>(call) })
             }
         }
         Self::new(Place::<F, A>::ENTRY, name_of(function))
@@ -188,7 +192,8 @@ impl Remote<Many> {
     pub fn each<F: Fn(T) -> R, T: DeserializeOwned, R: Serialize>(function: F) -> Self {
         struct Place<F, T, R>(PhantomData<(F, T, R)>);
         impl<F: Fn(T) -> R, T: DeserializeOwned, R: Serialize> Place<F, T, R> {
-            const ENTRY: &'static Entry<Many> = &Entry { mark: MARK, kind: Many::KIND, wrapper: Self::prepare };
+            const ENTRY: &'static Entry<Many> =
+                &Entry { mark: MARK, kind: Many::KIND, wrapper: Self::prepare };
 
             fn prepare(_: &[u8], _: &mut Fds) -> Result<PreparedFunction> {
                 let function: Box<Each<'_>> = Box::new(|item, fds, result, result_fds| {
@@ -211,7 +216,8 @@ impl Remote<Many> {
         where
             F::Output: Serialize,
         {
-            const ENTRY: &'static Entry<Many> = &Entry { mark: MARK, kind: Many::KIND, wrapper: Self::prepare };
+            const ENTRY: &'static Entry<Many> =
+                &Entry { mark: MARK, kind: Many::KIND, wrapper: Self::prepare };
 
             fn prepare(_: &[u8], _: &mut Fds) -> Result<PreparedFunction> {
                 let function: Box<Each<'_>> = Box::new(|item, fds, result, result_fds| {
@@ -234,7 +240,8 @@ impl Remote<Many> {
     {
         struct Place<F, C, T, R>(PhantomData<(F, C, T, R)>);
         impl<F: Fn(&C, T) -> R, C: DeserializeOwned, T: DeserializeOwned, R: Serialize> Place<F, C, T, R> {
-            const ENTRY: &'static Entry<Many> = &Entry { mark: MARK, kind: Many::KIND, wrapper: Self::prepare };
+            const ENTRY: &'static Entry<Many> =
+                &Entry { mark: MARK, kind: Many::KIND, wrapper: Self::prepare };
 
             fn prepare(captures: &[u8], fds: &mut Fds) -> Result<PreparedFunction> {
                 let captures: C = decode_from(captures, fds)?;
@@ -280,6 +287,7 @@ impl Remote<Main> {
     }
 }
 
+type Call<'a> = dyn FnOnce(&mut Vec<u8>, &mut Fds) -> Result<()> + 'a;
 type Each<'a> = dyn FnMut(&[u8], &mut Fds, &mut Vec<u8>, &mut Fds) -> Result<()> + 'a;
 
 /// Uses `function` up without dropping it: it lives on wherever it is called.
@@ -385,7 +393,8 @@ fn encode_argument<T: Serialize>(argument: &T, bytes: &mut Vec<u8>, fds: &mut Fd
 }
 
 fn decode_argument<T: DeserializeOwned>(rest: &mut &[u8], fds: &mut Fds) -> Result<T> {
-    let (len, tail) = rest.split_first_chunk::<8>().ok_or_else(|| wrong_arguments::<T>("there are too few"))?;
+    let (len, tail) =
+        rest.split_first_chunk::<8>().ok_or_else(|| wrong_arguments::<T>("there are too few"))?;
     let (bytes, tail) = usize::try_from(u64::from_le_bytes(*len))
         .ok()
         .and_then(|len| tail.split_at_checked(len))
@@ -420,13 +429,20 @@ mod tests {
         run_once(&Remote::call(|| ()), &()).expect("no argument");
         let eight = |a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8| vec![a, b, c, d, e, f, g, h];
         let list = run_once(&Remote::call(eight), &(1u8, 2u8, 3u8, 4u8, 5u8, 6u8, 7u8, 8u8)).expect("a call");
-        assert_eq!(decode_from::<Vec<u8>>(&list, &mut Fds::default()).expect("a value"), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(
+            decode_from::<Vec<u8>>(&list, &mut Fds::default()).expect("a value"),
+            [1, 2, 3, 4, 5, 6, 7, 8]
+        );
     }
 
     #[test]
     fn arguments_of_other_types_are_an_error() {
         let remote = Remote::call(add);
-        for wrong in [run_once(&remote, &(1u8,)), run_once(&remote, &("one".to_owned(), 2u64)), run_once(&remote, &(1u8, 2u64, 3u8))] {
+        for wrong in [
+            run_once(&remote, &(1u8,)),
+            run_once(&remote, &("one".to_owned(), 2u64)),
+            run_once(&remote, &(1u8, 2u64, 3u8)),
+        ] {
             assert!(matches!(wrong, Err(Error::Decode { .. })), "{wrong:?}");
         }
     }
@@ -448,13 +464,19 @@ mod tests {
     #[test]
     fn a_wrong_build_or_place_is_an_error_with_the_name() {
         let good = Remote::call(add);
-        let mut bad = vec![Remote { build: BuildId::parse(&"00".repeat(20)).expect("an id"), ..good.clone() }];
-        for distance in [0, 1, 8, i64::MAX, i64::MIN, good.distance + 8, good.distance + 24, good.distance - 8] {
+        let mut bad =
+            vec![Remote { build: BuildId::parse(&"00".repeat(20)).expect("an id"), ..good.clone() }];
+        for distance in
+            [0, 1, 8, i64::MAX, i64::MIN, good.distance + 8, good.distance + 24, good.distance - 8]
+        {
             bad.push(Remote { distance, ..good.clone() });
         }
         // The wrapper's own code, and the entry of another kind of function.
         let code = good.resolve().expect("good") as usize;
-        bad.push(Remote { distance: code.wrapping_sub(std::ptr::from_ref(&ANCHOR).addr()) as i64, ..good.clone() });
+        bad.push(Remote {
+            distance: code.wrapping_sub(std::ptr::from_ref(&ANCHOR).addr()) as i64,
+            ..good.clone()
+        });
         bad.push(Remote { distance: Remote::each(|x: u8| x).distance, ..good.clone() });
         for remote in bad {
             let error = remote.resolve().expect_err("refused").to_string();

@@ -54,6 +54,7 @@ pub(crate) struct Image {
     /// The segments that hold code.
     code: Vec<Range<usize>>,
     /// Pointers to the constructors of the image, in the order in which they are run.
+    #[cfg_attr(not(feature = "auto"), allow(dead_code, reason = "only the entry runs constructors"))]
     pub(crate) constructors: Range<usize>,
     /// Whether it is the program itself and not a shared library.
     pub(crate) is_program: bool,

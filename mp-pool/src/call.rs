@@ -84,7 +84,11 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// [`PoolError`], when the call failed as a whole.
-    pub fn try_map<F, T, R>(self, function: F, items: impl IntoIterator<Item = T>) -> Result<Results<R>, PoolError>
+    pub fn try_map<F, T, R>(
+        self,
+        function: F,
+        items: impl IntoIterator<Item = T>,
+    ) -> Result<Results<R>, PoolError>
     where
         F: Fn(T) -> R,
         T: Serialize + DeserializeOwned,
@@ -97,7 +101,11 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// As there.
-    pub fn starmap<F, A>(self, function: F, items: impl IntoIterator<Item = A>) -> Result<Vec<F::Output>, PoolError>
+    pub fn starmap<F, A>(
+        self,
+        function: F,
+        items: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<F::Output>, PoolError>
     where
         F: Callable<A>,
         A: Arguments,
@@ -171,7 +179,11 @@ impl<C: Serialize + DeserializeOwned> With<'_, C> {
     ///
     /// # Errors
     /// As there.
-    pub fn try_map<F, T, R>(self, function: F, items: impl IntoIterator<Item = T>) -> Result<Results<R>, PoolError>
+    pub fn try_map<F, T, R>(
+        self,
+        function: F,
+        items: impl IntoIterator<Item = T>,
+    ) -> Result<Results<R>, PoolError>
     where
         F: Fn(&C, T) -> R,
         T: Serialize + DeserializeOwned,

@@ -72,7 +72,10 @@ impl Function {
                     None => Ok(()),
                 })
             })
-            .map_err(|error| PoolError::Encode { what: "the captured values".into(), source: error.into() })?;
+            .map_err(|error| PoolError::Encode {
+                what: "the captured values".into(),
+                source: error.into(),
+            })?;
         let fds = keep(fds);
         Ok(Function { remote, definition, fds })
     }
@@ -252,8 +255,12 @@ impl Job {
         let mut rest = bytes;
         for item in self.first_item(task)..self.first_item(task) + self.items_of(task) {
             let part = if self.chunk == 1 { Some(bytes) } else { next_part(&mut rest) };
-            let cut_off = || mp_core::Error::Decode { type_name: std::any::type_name::<R>(), reason: "it is cut off".into() };
-            let value = part.ok_or_else(cut_off).and_then(|part| mp_core::message::decode_from(part, &mut table));
+            let cut_off = || mp_core::Error::Decode {
+                type_name: std::any::type_name::<R>(),
+                reason: "it is cut off".into(),
+            };
+            let value =
+                part.ok_or_else(cut_off).and_then(|part| mp_core::message::decode_from(part, &mut table));
             results.push(
                 value.map_err(|error| Box::new(self.error(item, TaskFailure::Result(error.to_string())))),
             );

@@ -49,7 +49,8 @@ impl Member {
     pub fn start(context: Context, name: String, bell: &OwnedFd) -> Result<Member, PoolError> {
         let (link, half) = Link::create()?.split();
         let (socket, worker_socket) = Connection::pair()?;
-        let bell = bell.try_clone().map_err(|error| mp_core::Error::io("duplicating the bell of a pool", error))?;
+        let bell =
+            bell.try_clone().map_err(|error| mp_core::Error::io("duplicating the bell of a pool", error))?;
         let starting = context
             .process(worker::run, (half, worker_socket, Handle(bell)))
             .name(name.clone())

@@ -115,7 +115,11 @@ impl Pool {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn starmap<F, A>(&self, function: F, items: impl IntoIterator<Item = A>) -> Result<Vec<F::Output>, PoolError>
+    pub fn starmap<F, A>(
+        &self,
+        function: F,
+        items: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<F::Output>, PoolError>
     where
         F: Callable<A>,
         A: Arguments,
@@ -255,7 +259,8 @@ impl PoolBuilder {
         let context = self.context.unwrap_or_default();
         let shared = Arc::new(Shared::new()?);
         // All are asked for before the first is waited for.
-        let members = std::iter::repeat_with(|| Member::start(context, shared.next_name(context), &shared.bell));
+        let members =
+            std::iter::repeat_with(|| Member::start(context, shared.next_name(context), &shared.bell));
         let mut members = members.take(processes).collect::<Result<Vec<_>, _>>()?;
         members.iter_mut().try_for_each(Member::finish_start)?;
         let supervisor = Supervisor::new(shared.clone(), context, members, self.on_lost)?;

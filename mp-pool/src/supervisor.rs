@@ -105,7 +105,8 @@ impl Supervisor {
     ) -> Result<Supervisor, PoolError> {
         let failed = |error: Errno| Error::io("creating the epoll of a pool", error);
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed)?;
-        epoll::add(&epoll, &shared.bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN).map_err(failed)?;
+        epoll::add(&epoll, &shared.bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)
+            .map_err(failed)?;
         let mut supervisor = Supervisor {
             shared,
             context: replacement_context(context),
@@ -229,7 +230,8 @@ impl Supervisor {
 
     /// Gives tasks to every worker that has room for some.
     fn share_out(&mut self, now: Instant) {
-        let running = |seat: &Seat| !seat.stopping && seat.member.as_ref().is_some_and(|m| m.process().is_some());
+        let running =
+            |seat: &Seat| !seat.stopping && seat.member.as_ref().is_some_and(|m| m.process().is_some());
         let workers = self.seats.iter().filter(|seat| running(seat)).count();
         if workers == 0 {
             return;
@@ -288,7 +290,8 @@ impl Supervisor {
     fn take_back(&mut self, now: Instant) -> bool {
         let idle = |seat: &Seat| {
             let member = seat.member.as_ref();
-            !seat.stopping && member.is_some_and(|member| member.process().is_some() && member.outstanding() == 0)
+            !seat.stopping
+                && member.is_some_and(|member| member.process().is_some() && member.outstanding() == 0)
         };
         if !self.seats.iter().any(idle) {
             return false;
@@ -296,10 +299,12 @@ impl Supervisor {
         let unbegun = |seat: &mut Seat| {
             let member = seat.member.as_mut()?;
             let claimed = member.link.tasks.claimed_len().ok()?;
-            Some(member.outstanding() - claimed).filter(|count| *count > 0 && !member.will_finish_within(SOON, *count, now))
+            Some(member.outstanding() - claimed)
+                .filter(|count| *count > 0 && !member.will_finish_within(SOON, *count, now))
         };
         let counts: Vec<Option<usize>> = self.seats.iter_mut().map(unbegun).collect();
-        let Some(donor) = (0..counts.len()).filter(|i| counts[*i].is_some()).max_by_key(|i| counts[*i]) else {
+        let Some(donor) = (0..counts.len()).filter(|i| counts[*i].is_some()).max_by_key(|i| counts[*i])
+        else {
             return false;
         };
         let Some(member) = self.seats[donor].member.as_mut() else { return false };
@@ -320,7 +325,8 @@ impl Supervisor {
             // Somebody idles while another has a few quick tasks left: look again soon, in case one of them is slow.
             let soon = self.has_idle_and_unbegun().then_some(Duration::from_millis(1));
             let timeout = [due, soon].into_iter().flatten().min();
-            let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos() as _ });
+            let timeout =
+                timeout.map(|t| Timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos() as _ });
             let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref());
             if let Err(error) = waited
                 && error != Errno::INTR
@@ -585,7 +591,10 @@ fn take_result(
         // The worker sent them before the result.
         let mut message = member.socket.recv_message_timeout(Duration::from_secs(5))?;
         if message.bytes != header.id.to_le_bytes() || message.fds.len() != header.fds as usize {
-            return Err(Error::Invalid { what: "result", reason: "its descriptors are those of another".into() });
+            return Err(Error::Invalid {
+                what: "result",
+                reason: "its descriptors are those of another".into(),
+            });
         }
         if header.flags & RESULT_FILE != 0 {
             *body = parcel::load(&mut message.fds)?;

@@ -53,7 +53,10 @@ pub(crate) enum Cause {
 }
 
 /// Appends `part`, with its length before it.
-pub(crate) fn push_part(bytes: &mut Vec<u8>, part: impl FnOnce(&mut Vec<u8>) -> mp_core::Result<()>) -> mp_core::Result<()> {
+pub(crate) fn push_part(
+    bytes: &mut Vec<u8>,
+    part: impl FnOnce(&mut Vec<u8>) -> mp_core::Result<()>,
+) -> mp_core::Result<()> {
     let start = bytes.len();
     bytes.extend_from_slice(&[0; 8]);
     part(bytes)?;

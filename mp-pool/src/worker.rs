@@ -57,12 +57,18 @@ impl Worker {
                 task.body
             };
             let status = if header.flags & task::DEFINE != 0 {
-                self.functions[header.function as usize % FUNCTIONS] = Some((header.function, define(body, &mut fds)));
+                self.functions[header.function as usize % FUNCTIONS] =
+                    Some((header.function, define(body, &mut fds)));
                 status::VALUE
             } else {
                 let function = match &mut self.functions[header.function as usize % FUNCTIONS] {
                     Some((number, function)) if *number == header.function => function,
-                    _ => return Err(Error::Invalid { what: "task", reason: "its function is not known".into() }),
+                    _ => {
+                        return Err(Error::Invalid {
+                            what: "task",
+                            reason: "its function is not known".into(),
+                        });
+                    }
                 };
                 run_task(function, header, body, &mut fds, &mut self.result, &mut result_fds)
             };
@@ -94,7 +100,8 @@ impl Worker {
         }
         if self.link.send(header, &[&self.result], None)? {
             // The counter cannot overflow, as every wake-up of the parent empties it.
-            rustix::io::write(&self.bell, &1u64.to_ne_bytes()).map_err(|error| Error::io("ringing the bell", error))?;
+            rustix::io::write(&self.bell, &1u64.to_ne_bytes())
+                .map_err(|error| Error::io("ringing the bell", error))?;
         }
         Ok(())
     }

@@ -70,10 +70,8 @@ extern "C" fn on_start() {
 /// Follows Python's `multiprocessing.freeze_support`.
 ///
 /// ```
-/// fn main() {
-///     mp_core::process::entry::freeze_support();
-///     // the program
-/// }
+/// // First thing in `main`:
+/// mp_core::process::entry::freeze_support();
 /// ```
 pub fn freeze_support() {
     PRESENT.store(true, Relaxed);
@@ -130,7 +128,9 @@ fn run_constructors_to_come() {
         return;
     }
     let arguments: Vec<_> = std::env::args_os()
-        .filter_map(|argument| std::ffi::CString::new(std::os::unix::ffi::OsStringExt::into_vec(argument)).ok())
+        .filter_map(|argument| {
+            std::ffi::CString::new(std::os::unix::ffi::OsStringExt::into_vec(argument)).ok()
+        })
         .collect();
     let mut argv: Vec<*const c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
     let argc = argv.len() as c_int;
@@ -163,7 +163,8 @@ fn runtime_init() {
 fn become_child(marker: &str) -> ! {
     // SAFETY: the parent put these two descriptors there for us, and nobody else in this process knows of them.
     let (socket, lifeline) = unsafe { (OwnedFd::from_raw_fd(SOCKET_FD), OwnedFd::from_raw_fd(LIFELINE_FD)) };
-    let close_on_exec = |fd: &OwnedFd| fcntl_setfd(fd.as_fd(), FdFlags::CLOEXEC).map_err(|e| Error::io("fcntl", e));
+    let close_on_exec =
+        |fd: &OwnedFd| fcntl_setfd(fd.as_fd(), FdFlags::CLOEXEC).map_err(|e| Error::io("fcntl", e));
     let main = Remote::<Main>::from_text(marker)
         .ok_or_else(|| Error::Invalid { what: "marker of a child process", reason: format!("{marker:?}") })
         .and_then(|remote| remote.resolve())
@@ -174,7 +175,8 @@ fn become_child(marker: &str) -> ! {
         Ok(main) => match main(socket) {},
         Err(error) => {
             // If this fails too, the parent is told by the end of the process.
-            let _ = Connection::from_fd(socket).and_then(|c| c.send(&Hello::Refused { reason: error.to_string() }));
+            let _ = Connection::from_fd(socket)
+                .and_then(|c| c.send(&Hello::Refused { reason: error.to_string() }));
             super::exit::now(1)
         }
     }

@@ -79,7 +79,8 @@ mod tests {
         let list = |pairs: &[(&str, &str)]| -> Vec<(OsString, OsString)> {
             pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
         };
-        let (old, new) = (list(&[("A", "1"), ("B", "2"), ("C", "3")]), list(&[("C", "4"), ("A", "1"), ("D", "")]));
+        let (old, new) =
+            (list(&[("A", "1"), ("B", "2"), ("C", "3")]), list(&[("C", "4"), ("A", "1"), ("D", "")]));
         let change = EnvironmentChange::between(&old, &new);
         assert_eq!(change.set, list(&[("C", "4"), ("D", "")]));
         assert_eq!(change.removed, ["B"]);

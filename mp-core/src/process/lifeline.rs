@@ -46,7 +46,8 @@ pub fn hold(child_end: OwnedFd) -> Result<()> {
         }
     }
     let flags = fcntl_getfl(&child_end).map_err(|error| failed(error.into()))?;
-    fcntl_setfl(&child_end, flags | OFlags::from_bits_retain(libc::O_ASYNC as _)).map_err(|e| failed(e.into()))?;
+    fcntl_setfl(&child_end, flags | OFlags::from_bits_retain(libc::O_ASYNC as _))
+        .map_err(|e| failed(e.into()))?;
     // A parent that died before the line above caused no signal.
     let mut fds = [PollFd::new(&child_end, PollFlags::IN)];
     if poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) {

@@ -2,7 +2,7 @@
 //!
 //! A pidfd names one process for ever: neither a wait nor a signal can hit another one that got the same pid later.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 use rustix::ioctl::{self, Ioctl, IoctlOutput, Opcode};
@@ -63,13 +63,38 @@ pub fn reap(pidfd: impl AsFd) -> Option<ExitStatus> {
     }
 }
 
-/// How the ended and reaped process behind `pidfd` ended, whoever its parent was; `None` before Linux 6.15.
+/// How the ended process behind `pidfd` ended, whoever its parent is. While its parent has not reaped it, /proc knows;
+/// afterwards the pidfd does, or nobody (`None`) before Linux 6.15.
 pub fn recall(pidfd: impl AsFd) -> Option<ExitStatus> {
+    // It may be reaped between the first question and the second.
+    let reaped = || exit_status_of_reaped(pidfd.as_fd());
+    reaped().or_else(|| exit_status_of_zombie(pidfd.as_fd())).or_else(reaped)
+}
+
+fn exit_status_of_reaped(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
     const EXIT: u64 = 1 << 3;
     let mut info = Info { mask: EXIT, ..Info::default() };
     // SAFETY: the request reads and writes one `Info`, whose size is part of its number.
-    unsafe { ioctl::ioctl(pidfd.as_fd(), &mut info) }.ok()?;
+    unsafe { ioctl::ioctl(pidfd, &mut info) }.ok()?;
     (info.mask & EXIT != 0).then(|| ExitStatus::from_wait(info.exit_code))
+}
+
+fn exit_status_of_zombie(pidfd: BorrowedFd<'_>) -> Option<ExitStatus> {
+    let own_fd = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let pid = || -> Option<u32> {
+        let info = std::fs::read_to_string(&own_fd).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
+    };
+    let process = format!("/proc/{}", pid()?);
+    // Of the processes of other users it tells 0, whatever the truth.
+    let owner = rustix::fs::stat(&*process).ok()?.st_uid;
+    let stat = std::fs::read_to_string(format!("{process}/stat")).ok()?;
+    // The pid, if it still is one, has not been given to another process in between.
+    pid()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split_whitespace();
+    let is_zombie = fields.next() == Some("Z");
+    let status = fields.last()?.parse().ok()?;
+    (is_zombie && owner == rustix::process::geteuid().as_raw()).then(|| ExitStatus::from_wait(status))
 }
 
 /// The first published form of the kernel's `struct pidfd_info`.

@@ -80,7 +80,8 @@ pub fn spawn(what: &Spawn<'_>) -> Result<Spawned> {
             reason: format!("{text:?} holds a zero byte"),
         })
     };
-    let arguments: Vec<CString> = what.arguments.iter().map(|argument| c_string(argument)).collect::<Result<_>>()?;
+    let arguments: Vec<CString> =
+        what.arguments.iter().map(|argument| c_string(argument)).collect::<Result<_>>()?;
     let variable = |name: &OsStr, value: &OsStr| {
         let mut line = name.to_owned();
         line.push("=");
@@ -95,7 +96,8 @@ pub fn spawn(what: &Spawn<'_>) -> Result<Spawned> {
     };
     // Above all targets, no move can overwrite the source of another.
     let above = |fd: BorrowedFd<'_>| {
-        fcntl_dupfd_cloexec(fd, FIRST_OTHER_FD).map_err(|error| failed("duplicating a descriptor", error.into()))
+        fcntl_dupfd_cloexec(fd, FIRST_OTHER_FD)
+            .map_err(|error| failed("duplicating a descriptor", error.into()))
     };
     let [stdin, stdout, stderr] = what.streams;
     let sources = [above(stdin)?, above(stdout)?, above(stderr)?, above(what.socket)?, above(what.lifeline)?];
