@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use mp_core::connection::Connection;
-use mp_core::message::{Fds, Message, SharedFd};
+use mp_core::message::{Fds, Message, SharedFd, decode_from};
 use mp_core::process::pidfd::{self, ExitStatus};
 use mp_core::wait::wait_ready;
 use mp_core::{Error, parcel};
 use rustix::process::{Signal, pidfd_send_signal};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::children;
@@ -73,15 +74,15 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    /// The result for one asker; its descriptors are duplicated.
-    pub fn message(&self) -> mp_core::Result<Message> {
+    /// The result for one asker; its descriptors are duplicated, its bytes are not.
+    pub fn decode<R: DeserializeOwned>(&self) -> mp_core::Result<R> {
         let mut fds = Fds::new();
         for fd in &self.fds {
             let duplicate =
                 fd.try_clone().map_err(|error| Error::io("duplicating a descriptor of a result", error))?;
             fds.attach(duplicate.into());
         }
-        Ok(Message { bytes: self.bytes.clone(), fds })
+        decode_from(&self.bytes, &mut fds)
     }
 }
 
@@ -233,7 +234,7 @@ pub(crate) fn with_head<T: Serialize>(head: &T, message: Message) -> mp_core::Re
 }
 
 /// Takes off what [`with_head`] put on.
-pub(crate) fn split_head<T: serde::de::DeserializeOwned>(message: &mut Message) -> mp_core::Result<T> {
+pub(crate) fn split_head<T: DeserializeOwned>(message: &mut Message) -> mp_core::Result<T> {
     let cut_off = || Error::Decode { type_name: std::any::type_name::<T>(), reason: "it is cut off".into() };
     let bytes = &mut message.bytes;
     let (rest, len) = bytes.split_last_chunk::<8>().ok_or_else(cut_off)?;

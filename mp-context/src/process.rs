@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use mp_core::message::Message;
 use mp_core::wait::readable;
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
@@ -219,7 +218,7 @@ impl<R: DeserializeOwned> Process<R> {
             pid: self.pid(),
             reason: error.to_string(),
         };
-        value.message().and_then(Message::decode).map_err(lost)
+        value.decode().map_err(lost)
     }
 }
 

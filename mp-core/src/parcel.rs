@@ -4,9 +4,8 @@
 //! and end, whether or not the parent is looking. The file has no name: it is gone when sender and receiver are.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 
 use memfd::MemfdOptions;
 
@@ -74,21 +73,19 @@ pub fn load(fds: &mut Fds) -> Result<Vec<u8>> {
     let len = file.metadata().map_err(failed)?.len();
     let mut bytes = Vec::new();
     let announced = usize::try_from(len).ok().filter(|len| bytes.try_reserve_exact(*len).is_ok());
-    announced.ok_or_else(|| failed(std::io::ErrorKind::OutOfMemory.into()))?;
-    // The file's position is shared with the sender, so it is not relied on.
-    At(&file, 0).take(len).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 == len { Ok(bytes) } else { Err(failed(std::io::ErrorKind::UnexpectedEof.into())) }
-}
-
-/// Reads a file from a position of our own.
-struct At<'a>(&'a File, u64);
-
-impl Read for At<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.0.read_at(buffer, self.1)?;
-        self.1 += count as u64;
-        Ok(count)
+    let announced = announced.ok_or_else(|| failed(std::io::ErrorKind::OutOfMemory.into()))?;
+    while bytes.len() < announced {
+        // The file's position is shared with the sender, so it is not relied on.
+        let position = bytes.len() as u64;
+        match rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), position) {
+            Ok(0) => return Err(failed(std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(failed(errno.into())),
+        }
     }
+    // The allocator may have given more room than was asked for, and the sender may have written on.
+    bytes.truncate(announced);
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,0 +1,166 @@
+//! EINT: signals that arrive during blocking calls. The handler is installed without `SA_RESTART`, so that the system
+//! ends each call with `EINTR`, and each signal is sent when the process is seen to sleep.
+
+mod common;
+
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use multiprocess::core::Error;
+use multiprocess::core::connection::{Connection, pipe};
+use multiprocess::core::wait::wait_ready;
+use multiprocess::{Pool, ProcessError};
+use rustix::process::{Pid, Signal, kill_process};
+
+use common::{for_each_method, is_running, state_of, wait_until};
+
+static SIGNALS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_signal(_: libc::c_int) {
+    SIGNALS.fetch_add(1, SeqCst);
+}
+
+fn count_signals() {
+    // SAFETY: all fields of the action are set or may be zero, and the handler does nothing but an atomic addition.
+    let done = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = count_signal as *const () as libc::sighandler_t;
+        libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut())
+    };
+    assert_eq!(done, 0);
+}
+
+/// Sends a signal as soon as the process sleeps; whether it still ran.
+fn interrupt(pid: u32) {
+    wait_until("the process sleeps", || state_of(pid) == Some('S'));
+    kill_process(Pid::from_raw(pid as i32).expect("a pid"), Signal::USR1).expect("a signal sent");
+}
+
+/// More than any socket buffers.
+const LARGE: usize = 16 << 20;
+
+#[test]
+fn eint_01_receive_and_send() {
+    for_each_method(|context| {
+        let child = |there: Connection| {
+            count_signals();
+            there.send("ready").expect("sent");
+            let number: u32 = there.recv().expect("a number");
+            there.send(&number).expect("sent");
+            there.send_bytes(&vec![7; LARGE]).expect("sent");
+            let bytes = there.recv_bytes().expect("bytes");
+            assert!(bytes == vec![8; LARGE]);
+            there.recv_timeout::<()>(Duration::from_secs(60)).expect("leave to go");
+            there.send(&SIGNALS.load(SeqCst)).expect("sent");
+        };
+        let (here, there) = pipe().expect("a pipe");
+        let child = context.process(child, (there,)).start().expect("a child");
+        assert_eq!(here.recv::<String>().expect("a word of the child"), "ready");
+        (0..5).for_each(|_| interrupt(child.pid()));
+        here.send(&1234_u32).expect("sent");
+        assert_eq!(here.recv::<u32>().expect("the number"), 1234);
+        // It sleeps with a part of its message sent.
+        here.poll_forever().expect("a message");
+        (0..5).for_each(|_| interrupt(child.pid()));
+        assert!(here.recv_bytes().expect("bytes") == vec![7; LARGE]);
+        // It sleeps, having received a part.
+        let (first, second) = ([8; 1000], vec![8; LARGE - 1000]);
+        let frame = split_frame(&here, LARGE as u64);
+        frame(&first);
+        (0..5).for_each(|_| interrupt(child.pid()));
+        frame(&second);
+        (0..5).for_each(|_| interrupt(child.pid()));
+        here.send(&()).expect("sent");
+        assert!(here.recv::<u32>().expect("a count") >= 1);
+        child.join().expect("an orderly end");
+    });
+}
+
+/// Begins a message of `length` bytes, whose parts may then be written one by one.
+fn split_frame(connection: &Connection, length: u64) -> impl Fn(&[u8]) {
+    let raw = std::os::fd::AsFd::as_fd(connection).try_clone_to_owned().expect("a descriptor");
+    let raw = std::os::unix::net::UnixStream::from(raw);
+    // The header of a message that is not sent: a one-byte message, its length exchanged.
+    let (mut tap, end) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+    Connection::from_fd(end.into()).expect("a connection").send_bytes(b"x").expect("sent");
+    let mut header = Vec::new();
+    std::io::Read::read_to_end(&mut tap, &mut header).expect("a frame");
+    header.pop();
+    header[..8].copy_from_slice(&length.to_le_bytes());
+    std::io::Write::write_all(&mut &raw, &header).expect("written");
+    move |part| std::io::Write::write_all(&mut &raw, part).expect("written")
+}
+
+#[test]
+fn eint_03_join() {
+    for_each_method(|context| {
+        count_signals();
+        let child = |parent: u32| (0..20).for_each(|_| interrupt(parent));
+        let child = context.process(child, (std::process::id(),)).start().expect("a child");
+        child.join().expect("an orderly end");
+        assert!(!is_running(child.pid()));
+        assert_eq!(child.exit_code(), Some(0));
+        assert!(SIGNALS.load(SeqCst) >= 1);
+    });
+}
+
+/// Time limits end when they should, however many signals come, and not before.
+#[test]
+fn eint_03_time_limits() {
+    for_each_method(|context| {
+        count_signals();
+        let child = |parent: u32, there: Connection| {
+            while !there.poll(Duration::from_millis(5)).expect("a poll") {
+                interrupt(parent);
+            }
+        };
+        let (here, there) = pipe().expect("a pipe");
+        let child = context.process(child, (std::process::id(), there)).start().expect("a child");
+        let limit = Duration::from_millis(300);
+        let within = |what: &str, wait: &dyn Fn()| {
+            let start = Instant::now();
+            wait();
+            let took = start.elapsed();
+            assert!(took >= limit && took < limit + Duration::from_secs(2), "{what} took {took:?}");
+        };
+        within("join", &|| {
+            assert!(matches!(child.join_timeout(limit), Err(ProcessError::Timeout { .. })));
+        });
+        within("recv", &|| {
+            assert!(matches!(here.recv_timeout::<()>(limit), Err(Error::Timeout { .. })));
+        });
+        within("poll", &|| assert!(!here.poll(limit).expect("a poll")));
+        within("wait", &|| assert!(wait_ready(&[&here], Some(limit)).expect("a wait").is_empty()));
+        here.send(&()).expect("sent");
+        child.join().expect("an orderly end");
+        assert!(SIGNALS.load(SeqCst) >= 1);
+    });
+}
+
+/// The parent starts processes, and its pool works, while signals rain.
+#[test]
+fn eint_03_starts_and_pools() {
+    for_each_method(|context| {
+        count_signals();
+        let child = |parent: u32, there: Connection| {
+            while !there.poll(Duration::from_millis(1)).expect("a poll") {
+                let parent = Pid::from_raw(parent as i32).expect("a pid");
+                kill_process(parent, Signal::USR1).expect("a signal sent");
+            }
+        };
+        let (here, there) = pipe().expect("a pipe");
+        let child = context.process(child, (std::process::id(), there)).start().expect("a child");
+        for number in 0..20 {
+            let square = context.process(|n: u64| n * n, (number,)).start().expect("a child");
+            assert_eq!(square.join().expect("a result"), number * number);
+        }
+        let pool = Pool::builder().processes(2).context(context).build().expect("a pool");
+        for _ in 0..20 {
+            assert!(pool.map(|n: u64| n + 1, 0..100).expect("results").into_iter().eq(1..101));
+        }
+        drop(pool);
+        here.send(&()).expect("sent");
+        child.join().expect("an orderly end");
+        assert!(SIGNALS.load(SeqCst) >= 1);
+    });
+}
