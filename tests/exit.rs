@@ -104,19 +104,27 @@ fn exit_a_panic_comes_back_with_message_place_and_stack() {
     for_each_method(|context| {
         let line = line!() + 1;
         let described = context.process(|why: String| where_it_went_wrong(&why), ("no paper".to_owned(),));
-        let (code, error, text) = errors_of(|file| described.name("printer").env("RUST_BACKTRACE", "1").stderr(file));
+        let (code, error, text) =
+            errors_of(|file| described.name("printer").env("RUST_BACKTRACE", "1").stderr(file));
         assert_eq!(code, 1);
         let ProcessError::Panicked { name, report, pid } = &error else { panic!("{error}") };
-        assert_eq!((&**name, &*report.message, &*report.thread), ("printer", "it went wrong: no paper", "main"));
+        assert_eq!(
+            (&**name, &*report.message, &*report.thread),
+            ("printer", "it went wrong: no paper", "main")
+        );
         assert!(report.location.contains(file!()), "{}", report.location);
-        let at: u32 = report.location.split(':').nth(1).and_then(|line| line.parse().ok()).expect("a line number");
+        let at: u32 =
+            report.location.split(':').nth(1).and_then(|line| line.parse().ok()).expect("a line number");
         assert!(at < line && at + 10 > line, "{}", report.location);
         for part in ["where_it_went_wrong", "exit.rs"] {
             assert!(report.backtrace.contains(part), "no {part} in {}", report.backtrace);
         }
         // One line, or all of it.
         let (short, long) = (format!("{error}"), format!("{error:#}"));
-        assert!(short.contains("printer") && short.contains(&pid.to_string()) && short.contains("no paper"), "{short}");
+        assert!(
+            short.contains("printer") && short.contains(&pid.to_string()) && short.contains("no paper"),
+            "{short}"
+        );
         assert!(!short.contains('\n') && long.contains("where_it_went_wrong"), "{long}");
         // And the child has said the same on its own, once, also if it is a copy of a process that would do so too.
         assert_eq!(text.matches("Process ").count(), 1, "{text}");
@@ -182,14 +190,17 @@ fn exit_05_death_by_signal_is_a_negative_code() {
             let signal = Signal::from_named_raw(signal).expect("a signal");
             kill_process(getpid(), signal).expect("a signal sent");
         };
-        for (signal, name) in [(11, "SIGSEGV"), (6, "SIGABRT"), (15, "SIGTERM"), (9, "SIGKILL"), (10, "SIGUSR1")] {
+        for (signal, name) in
+            [(11, "SIGSEGV"), (6, "SIGABRT"), (15, "SIGTERM"), (9, "SIGKILL"), (10, "SIGUSR1")]
+        {
             let described = context.process(die, (signal,)).limit(Resource::CoreDump, Some(0), Some(0));
             let (code, error) = fails(described);
             assert_eq!(code, -signal);
             assert!(matches!(&error, ProcessError::Killed { signal: by, .. } if *by == signal), "{error}");
             assert!(error.to_string().contains(name), "{error}");
         }
-        let described = context.process(|| std::process::abort(), ()).limit(Resource::CoreDump, Some(0), Some(0));
+        let described =
+            context.process(|| std::process::abort(), ()).limit(Resource::CoreDump, Some(0), Some(0));
         assert_eq!(fails(described).0, -6);
     });
 }
@@ -227,7 +238,11 @@ fn exit_the_children_of_a_child_that_exits_are_waited_for() {
                 std::thread::sleep(std::time::Duration::from_millis(100));
                 std::fs::write(path, "done\n").expect("written");
             };
-            mp::get_context(&*method).expect("a method").process(slow, (path,)).start().expect("a grandchild");
+            mp::get_context(&*method)
+                .expect("a method")
+                .process(slow, (path,))
+                .start()
+                .expect("a grandchild");
             mp::exit(3);
         };
         let path_text = path.to_str().expect("a path").to_owned();
@@ -312,7 +327,13 @@ fn exit_what_a_process_prints_goes_where_it_was_told_to() {
         let create = |name| File::create_new(scratch.file(name)).expect("a file");
         let described = context.process(shout, ());
         let described = described.stdin(File::open(scratch.file("in")).expect("a file"));
-        described.stdout(create("out")).stderr(create("err")).start().expect("a child").join().expect("a good end");
+        described
+            .stdout(create("out"))
+            .stderr(create("err"))
+            .start()
+            .expect("a child")
+            .join()
+            .expect("a good end");
         assert_eq!(text_of(&scratch.file("out")), "HELLO\n");
         assert_eq!(text_of(&scratch.file("err")), "hello\n");
     });
@@ -336,7 +357,11 @@ fn exit_an_open_file_as_argument_is_the_same_file() {
         let write = |mut log: Handle<File>| log.write_all(b"from the child\n").expect("written");
         context.process(write, (Handle(copy),)).start().expect("a child").join().expect("a good end");
         (&file).write_all(b"from the parent\n").expect("written");
-        assert_eq!(text_of(&scratch.file("log")), "from the child\nfrom the parent\n", "they share the position");
+        assert_eq!(
+            text_of(&scratch.file("log")),
+            "from the child\nfrom the parent\n",
+            "they share the position"
+        );
     });
 }
 

@@ -70,8 +70,14 @@ struct Report {
 fn report(to: Connection, a: i32, b: i32, map: BTreeMap<String, f64>) {
     let me = mp::current_process();
     let (name, daemon) = (me.name(), me.daemon());
-    let report =
-        Report { numbers: (a, b), map, name, daemon, authkey: me.authkey().as_bytes().to_vec(), pid: me.pid() };
+    let report = Report {
+        numbers: (a, b),
+        map,
+        name,
+        daemon,
+        authkey: me.authkey().as_bytes().to_vec(),
+        pid: me.pid(),
+    };
     to.send(&report).expect("sent");
     to.recv::<()>().expect("leave to go");
 }
@@ -161,7 +167,12 @@ fn proc_05_join_with_a_time_limit() {
 }
 
 /// Ends a sleeping child by `end`, which sends it `signal`.
-fn ends_by(context: Context, end: fn(&Process<()>) -> Result<(), ProcessError>, signal: i32, signal_name: &str) {
+fn ends_by(
+    context: Context,
+    end: fn(&Process<()>) -> Result<(), ProcessError>,
+    signal: i32,
+    signal_name: &str,
+) {
     let child = sleeper(context);
     end(&child).expect("a signal sent");
     let error = child.join_timeout(Duration::from_secs(10)).expect_err("killed");
@@ -216,7 +227,8 @@ fn proc_09_children_nobody_kept_a_handle_of_leave_no_zombie() {
     for_each_method(|context| {
         let (here, there) = pipe().expect("a pipe");
         for _ in 0..5 {
-            let there = Connection::from_fd(there.as_fd().try_clone_to_owned().expect("a copy")).expect("a socket");
+            let there =
+                Connection::from_fd(there.as_fd().try_clone_to_owned().expect("a copy")).expect("a socket");
             drop(context.process(|_there: Connection| (), (there,)).start().expect("a child"));
         }
         drop(there);
@@ -238,7 +250,11 @@ fn proc_10_sentinel() {
         assert_eq!(ready(Duration::ZERO), [0]);
         child.join().expect("a good end");
         assert_eq!(ready(Duration::ZERO), [0], "it stays ready");
-        assert_eq!(wait_ready(&[&child], Some(Duration::ZERO)).expect("a wait"), [0], "the handle itself will do");
+        assert_eq!(
+            wait_ready(&[&child], Some(Duration::ZERO)).expect("a wait"),
+            [0],
+            "the handle itself will do"
+        );
     });
 }
 
@@ -248,7 +264,8 @@ fn proc_10_sentinel_is_ready_though_a_grandchild_lives_on() {
     for_each_method(|context| {
         let (here, there) = pipe().expect("a pipe");
         let parent = |to: Connection| {
-            let command = std::process::Command::new("sleep").arg("100").spawn().expect("a foreign grandchild");
+            let command =
+                std::process::Command::new("sleep").arg("100").spawn().expect("a foreign grandchild");
             to.send(&command.id()).expect("sent");
         };
         let child = context.process(parent, (there,)).start().expect("a child");
@@ -383,7 +400,8 @@ fn proc_17_an_executable_of_ones_own() {
             let scratch = Scratch::new();
             if which == 2 {
                 program = scratch.path().join(program);
-                std::os::unix::fs::symlink(std::env::current_exe().expect("a path"), &program).expect("a link");
+                std::os::unix::fs::symlink(std::env::current_exe().expect("a path"), &program)
+                    .expect("a link");
             }
             let _watchdog = common::watchdog();
             let run = |bytes: Vec<u8>, method: StartMethod| {
@@ -391,7 +409,8 @@ fn proc_17_an_executable_of_ones_own() {
                 mp::set_executable(path);
                 let child = Context::new(method).process(|| 5, ()).start().expect("a child");
                 assert_eq!(child.join().expect("a number"), 5);
-                let nested = || Context::spawn().process(|| 6, ()).start().expect("a grandchild").join().expect("6");
+                let nested =
+                    || Context::spawn().process(|| 6, ()).start().expect("a grandchild").join().expect("6");
                 let child = Context::new(method).process(nested, ()).start().expect("a child");
                 assert_eq!(child.join().expect("the program is that of grandchildren too"), 6);
                 mp::set_executable::<PathBuf>(None);
@@ -404,11 +423,21 @@ fn proc_17_an_executable_of_ones_own() {
     }
 }
 
+/// Handles are not serialisable (this would be ambiguous if they were), so they get elsewhere only by fork.
+const _: fn() = || {
+    trait Ambiguous<A> {
+        fn check() {}
+    }
+    struct Serialisable;
+    impl<T> Ambiguous<()> for T {}
+    impl<T: Serialize> Ambiguous<Serialisable> for T {}
+    let _ = <Process<()> as Ambiguous<_>>::check;
+};
+
 static SIBLING: Mutex<Option<Process<()>>> = Mutex::new(None);
 
 #[test]
 fn proc_18_a_handle_in_the_wrong_process() {
-    // Handles are not serialisable (compile_fail/handle_as_argument.rs), so they get elsewhere only by fork.
     for_methods(&[StartMethod::Fork], |context| {
         let (sibling, gate) = waiter(context);
         *SIBLING.lock().expect("no panic") = Some(sibling.clone());
@@ -466,7 +495,8 @@ fn proc_19_printed_forms() {
 /// Tells its pid and sleeps, after having started the next generation.
 fn dynasty(depth: u32, method: StartMethod, to: Connection) {
     let heir = (depth > 1).then(|| {
-        let copy = Connection::from_fd(to.as_fd().try_clone_to_owned().expect("a copy")).expect("a connection");
+        let copy =
+            Connection::from_fd(to.as_fd().try_clone_to_owned().expect("a copy")).expect("a connection");
         Context::new(method).process(dynasty, (depth - 1, method, copy)).start().expect("an heir")
     });
     to.send(&std::process::id()).expect("sent");
@@ -535,7 +565,8 @@ fn processes_can_be_started_from_many_threads_at_once() {
                 scope.spawn(move || {
                     for n in 0..10u32 {
                         let context = if n % 2 == 0 { Context::spawn() } else { Context::forkserver() };
-                        let child = context.process(|a: u32, b: u32| (a, b), (thread, n)).start().expect("a child");
+                        let child =
+                            context.process(|a: u32, b: u32| (a, b), (thread, n)).start().expect("a child");
                         assert_eq!(child.join().expect("a pair"), (thread, n));
                     }
                 });
@@ -550,7 +581,8 @@ fn the_mark_of_the_tests_finds_families() {
     let _watchdog = common::watchdog();
     let mark = Mark::new();
     for context in [Context::spawn(), Context::forkserver()] {
-        let child = context.process(sleep_for_ever, ()).env(Mark::VARIABLE, mark.value()).start().expect("a child");
+        let child =
+            context.process(sleep_for_ever, ()).env(Mark::VARIABLE, mark.value()).start().expect("a child");
         if context == Context::spawn() {
             assert!(mark.bearers().contains_key(&child.pid()));
         }

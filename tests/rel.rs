@@ -65,7 +65,8 @@ fn rel_05_parent_as_its_child_sees_it() {
             (parent.name().to_owned(), parent.pid(), format!("{parent:?}"))
         };
         let me = mp::current_process();
-        let (name, pid, form) = context.process(look, ()).start().expect("a child").join().expect("an answer");
+        let (name, pid, form) =
+            context.process(look, ()).start().expect("a child").join().expect("an answer");
         assert_eq!((name, pid), (me.name(), me.pid()));
         assert!(form.contains("started"), "{form}");
         me.set_name("renamed");

@@ -49,7 +49,10 @@ fn start_02_and_08_global_default_and_what_a_child_sees_of_it() {
             (own, mp::default_start_method().to_owned(), Context::default().start_method())
         };
         let child = mp::process(view, ()).start().expect("a child");
-        assert_eq!(child.join().expect("a view"), (context.start_method(), name.to_owned(), context.start_method()));
+        assert_eq!(
+            child.join().expect("a view"),
+            (context.start_method(), name.to_owned(), context.start_method())
+        );
     });
 }
 

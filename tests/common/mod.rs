@@ -45,7 +45,8 @@ pub fn watchdog_of(limit: Duration) -> Watchdog {
     std::thread::spawn(move || {
         if bell.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
             // Past the capture of the test harness, which would be lost.
-            let _ = writeln!(std::io::stderr(), "watchdog: test {test} ({place}) has not ended within {limit:?}");
+            let _ =
+                writeln!(std::io::stderr(), "watchdog: test {test} ({place}) has not ended within {limit:?}");
             std::process::abort();
         }
     });

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use multiprocess as mp;
-use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::StartMethod;
+use multiprocess::core::connection::{Connection, pipe};
 
 use crate::common::{Scratch, sleep_for_ever};
 use crate::program::Program;
@@ -43,7 +43,9 @@ fn joined(way: &str, code: Option<i32>) {
 
 /// The program `leaves WAY METHOD PATH`.
 fn leaves(arguments: Vec<String>) {
-    let [way, method, path] = &arguments[..] else { panic!("arguments are WAY METHOD PATH, not {arguments:?}") };
+    let [way, method, path] = &arguments[..] else {
+        panic!("arguments are WAY METHOD PATH, not {arguments:?}")
+    };
     let context = mp::get_context(&**method).expect("a method");
     let slow = |path: String| {
         let mut file = File::create(path).expect("a file");
@@ -139,7 +141,9 @@ fn closed_streams() {
 
 /// The program `streamless HOW METHOD PATH` (HOW `later`: without streams that were there when it started): its child writes into PATH what it has as its streams, if that is wrong.
 fn streamless(arguments: Vec<String>) {
-    let [how, method, path] = &arguments[..] else { panic!("arguments are HOW METHOD PATH, not {arguments:?}") };
+    let [how, method, path] = &arguments[..] else {
+        panic!("arguments are HOW METHOD PATH, not {arguments:?}")
+    };
     let context = mp::get_context(&**method).expect("a method");
     if how == "later" {
         for fd in [0, 1, 2] {
