@@ -1,5 +1,44 @@
-//! Processes as easy as threads.
+#![doc = include_str!("../README.md")]
+//!
+//! # Where to look
+//!
+//! - [`process()`], [`Process`], [`Context`]: functions in processes of their own, and what becomes of them
+//! - [`Pool`]: worker processes that stay
+//! - [`pipe`], [`Connection`], [`wait_ready`]: messages between two processes
+//! - [`Handle`]: files and sockets inside messages; [`Bulk`]: arrays of plain data as one copy
+//! - [`core`]: what all of this is made of
+#![forbid(unsafe_code)]
 
-pub use mp_context::*;
+mod factories;
+pub mod prelude;
+
+pub use factories::ContextExt;
+
+/// The ground: functions, values, descriptors and memory that travel.
 pub use mp_core as core;
-pub use mp_pool::*;
+
+#[doc(hidden)]
+pub use mp_context::server_pid;
+#[doc(inline)]
+pub use mp_context::{
+    AuthKey, Context, CurrentProcess, ExitReason, InitializeError, OnError, PanicReport, ParentProcess,
+    PreloadOutcome, Process, ProcessBuilder, ProcessError, Resource, ReturnWhen, StartError, StartMethod,
+    StartingProcess, Stdio, active_children, as_completed, cpu_count, current_process, default_start_method,
+    exit, freeze_support, get_all_start_methods, get_context, get_start_method, initialize, parent_process,
+    process, recommended_start_method, set_executable, set_forkserver_preload, set_start_method, signal_name,
+    wait,
+};
+#[doc(inline)]
+pub use mp_core::codec::Bulk;
+#[doc(inline)]
+pub use mp_core::connection::{Connection, pipe, simplex_pipe};
+#[doc(inline)]
+pub use mp_core::handle::Handle;
+#[doc(inline)]
+pub use mp_core::wait::wait_ready;
+#[doc(inline)]
+pub use mp_core::{Error, Result};
+#[doc(inline)]
+pub use mp_pool::{
+    Call, Pool, PoolBuilder, PoolError, PoolStats, Results, TaskError, TaskFailure, With, WorkerLost,
+};

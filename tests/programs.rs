@@ -4,12 +4,19 @@
 //! runs the tests, which start it anew as the programs that they need, see [`program::Program`]. A module of `programs/` holds
 //! the programs and the tests of one subject.
 
+// First, so that the linker puts its constructor last; see `reenter`.
+extern crate mp_test_constructor;
+
 mod common;
 
+#[path = "programs/family.rs"]
+mod family;
 #[path = "programs/killed.rs"]
 mod killed;
 #[path = "programs/program.rs"]
 mod program;
+#[path = "programs/reenter.rs"]
+mod reenter;
 
 use std::process::ExitCode;
 
@@ -23,12 +30,12 @@ type Test = fn();
 
 /// All programs, by name.
 fn programs() -> Vec<(&'static str, Main)> {
-    [killed::PROGRAMS].concat()
+    [family::PROGRAMS, killed::PROGRAMS, reenter::PROGRAMS].concat()
 }
 
 /// All tests, by name.
 fn tests() -> Vec<(&'static str, Test)> {
-    [killed::TESTS].concat()
+    [family::TESTS, killed::TESTS, reenter::TESTS].concat()
 }
 
 fn main() -> ExitCode {

@@ -94,7 +94,7 @@ mod tests {
 
         let mut ours = Vec::new();
         for path in &paths {
-            write_line(&mut ours, &hash_file(path).unwrap(), path).unwrap();
+            write_line(&mut ours, &hash_file(path).unwrap().0, path).unwrap();
         }
         assert_eq!(String::from_utf8_lossy(&ours), String::from_utf8_lossy(&theirs.stdout));
         assert_eq!(ours, theirs.stdout);

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, RwLock};
+use std::sync::{Mutex, RwLock};
 
 use mp_core::connection::Connection;
 use mp_core::function::PreparedCall;
@@ -17,9 +17,9 @@ use mp_core::process::{exit, lifeline};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
 use crate::authkey::AuthKey;
-use crate::child::{Farewell, split_head, with_head};
+use crate::child::{Farewell, lock, split_head, with_head};
 use crate::current::{self, ParentProcess, Record};
-use crate::launch::{flush_streams, inherit_executable};
+use crate::launch::{LocalCall, flush_streams, inherit_executable};
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation};
 use crate::stdio::{complain, put_in_place};
@@ -34,43 +34,57 @@ pub(crate) enum Leave {
     WithoutHandlers,
 }
 
+/// Where the farewell goes. A forked child puts its own in the place of its parent's, which is so closed.
+static FAREWELL: Mutex<Option<Connection>> = Mutex::new(None);
+
 /// Main function of a process made by spawn. Its lifeline is held already.
 pub(crate) fn spawned(socket: OwnedFd) -> Infallible {
     match Connection::from_fd(socket) {
-        Ok(socket) => run(socket, Leave::WithHandlers),
+        Ok(socket) => run(socket, None, Leave::WithHandlers),
         Err(_) => exit::now(1),
     }
 }
 
-/// Main function of a copy.
-pub(crate) fn forked(socket: Connection, lifeline_end: OwnedFd, streams: [OwnedFd; 3], leave: Leave) -> ! {
+/// Main function of a copy, which runs `closure` if there is one, and else what it is sent.
+pub(crate) fn forked(
+    socket: Connection,
+    lifeline_end: OwnedFd,
+    streams: [OwnedFd; 3],
+    closure: Option<Box<LocalCall<'_>>>,
+    leave: Leave,
+) -> ! {
     if let Err(error) = lifeline::hold(lifeline_end) {
         refuse(&socket, &error.to_string());
     }
     if let Err(error) = put_in_place(streams) {
         refuse(&socket, &format!("putting the standard streams in place: {error}"));
     }
-    run(socket, leave)
+    run(socket, closure, leave)
 }
 
-fn run(socket: Connection, leave: Leave) -> ! {
-    let (call, by_server) = match prepare(&socket) {
+fn run(socket: Connection, closure: Option<Box<LocalCall<'_>>>, leave: Leave) -> ! {
+    let prepared = prepare(&socket).and_then(|method| {
+        let call =
+            closure.map_or_else(|| receive_call(&socket).map(|call| call as Box<LocalCall<'_>>), Ok)?;
+        Ok((call, method))
+    });
+    let (call, method) = match prepared {
         Ok(prepared) => prepared,
         Err(reason) => refuse(&socket, &reason),
     };
     let mut hello = Message::encode(&Hello::Ready { pid: std::process::id() }).unwrap_or_default();
-    if by_server && let Ok(pidfd) = pidfd_open(getpid(), PidfdFlags::empty()) {
+    // Of its own children, the parent has a pidfd from the start.
+    if method == StartMethod::ForkServer
+        && let Ok(pidfd) = pidfd_open(getpid(), PidfdFlags::empty())
+    {
         hello.fds.attach(pidfd.into());
     }
     if socket.send_message(hello).is_err() {
         exit::now(1);
     }
 
-    let socket = Arc::new(socket);
-    let abort_socket = socket.clone();
-    panic_report::install(current::current_process().name(), move |report| {
-        say_farewell(&abort_socket, &Farewell::Panicked(report.clone()), Message::default());
-    });
+    *lock(&FAREWELL) = Some(socket);
+    panic_report::install(|report| say_farewell(&Farewell::Panicked(report.clone()), Message::default()));
     let (mut bytes, mut fds) = (Vec::new(), Fds::default());
     let returned = panic_report::catch(|| call(&mut bytes, &mut fds));
     let (code, farewell, value) = match returned {
@@ -82,22 +96,24 @@ fn run(socket: Connection, leave: Leave) -> ! {
         }
         Err(report) => (1, Farewell::Panicked(report), Message::default()),
     };
-    say_farewell(&socket, &farewell, value);
+    say_farewell(&farewell, value);
     leave_with(code, leave)
 }
 
-/// Reads the two messages, becomes what they say, and decodes the arguments.
-fn prepare(socket: &Connection) -> Result<(PreparedCall, bool), String> {
-    let text = |error: mp_core::Error| error.to_string();
-    let message = || socket.recv_message().and_then(parcel::unpack).map_err(text);
-    let preparation: Preparation = message()?.decode().map_err(text)?;
-    let by_server = preparation.method == StartMethod::ForkServer;
+fn receive(socket: &Connection) -> Result<Message, String> {
+    socket.recv_message().and_then(parcel::unpack).map_err(|error| error.to_string())
+}
+
+/// Reads the first message, and becomes what it says; returns how this process was made.
+fn prepare(socket: &Connection) -> Result<StartMethod, String> {
+    let preparation: Preparation = receive(socket)?.decode().map_err(|error| error.to_string())?;
     let parent_pid = i32::try_from(preparation.parent_pid).ok().and_then(Pid::from_raw);
     let parent = ParentProcess::new(
         preparation.parent_name,
         preparation.parent_pid,
         parent_pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
     );
+    show_name(&preparation.name);
     current::become_child(Record {
         name: RwLock::new(preparation.name),
         identity: preparation.identity,
@@ -110,14 +126,23 @@ fn prepare(socket: &Connection) -> Result<(PreparedCall, bool), String> {
     method::inherit(preparation.default_method);
     inherit_executable(preparation.executable);
     preparation.settings.apply()?;
+    Ok(preparation.method)
+}
 
-    let mut arguments = message()?;
-    let call: Call = split_head(&mut arguments).map_err(text)?;
-    let prepare = call.function.resolve().map_err(text)?;
-    let prepared = prepare(&arguments.bytes, &mut arguments.fds);
-    prepared
-        .map(|prepared| (prepared, by_server))
-        .map_err(|error| format!("{}: {error}", call.function.name()))
+/// Reads the second message, and decodes the arguments in it.
+fn receive_call(socket: &Connection) -> Result<PreparedCall, String> {
+    let mut arguments = receive(socket)?;
+    let call: Call = split_head(&mut arguments).map_err(|error| error.to_string())?;
+    let prepared =
+        call.function.resolve().map_err(|error| error.to_string())?(&arguments.bytes, &mut arguments.fds);
+    prepared.map_err(|error| format!("{}: {error}", call.function.name()))
+}
+
+/// Lets `ps` and `top` show the name; the system keeps its first 15 bytes.
+fn show_name(name: &str) {
+    if let Ok(name) = std::ffi::CString::new(name) {
+        let _ = rustix::thread::set_name(&name);
+    }
 }
 
 fn refuse(socket: &Connection, reason: &str) -> ! {
@@ -126,8 +151,9 @@ fn refuse(socket: &Connection, reason: &str) -> ! {
     exit::now(1)
 }
 
-fn say_farewell(socket: &Connection, farewell: &Farewell, value: Message) {
-    let sent = with_head(farewell, value).and_then(|message| parcel::send(socket, message));
+fn say_farewell(farewell: &Farewell, value: Message) {
+    let Some(socket) = lock(&FAREWELL).take() else { return };
+    let sent = with_head(farewell, value).and_then(|message| parcel::send(&socket, message));
     if let Err(error) = sent {
         complain(format_args!("Process {}: its result is lost: {error}", std::process::id()));
     }

@@ -14,13 +14,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::children;
-use crate::current::current_process;
 use crate::error::StartError;
-use crate::launch::{Plan, Starting, begin};
+use crate::launch::{Plan, START_TIMEOUT, Starting, Work, begin};
 use crate::method::{self, StartMethod};
 use crate::preparation::{Resource, Settings};
 use crate::process::Process;
-use crate::stdio::{Stdio, Streams};
+use crate::stdio::{self, Stdio, Streams};
 
 /// How often a child is asked for anew when the fork server was killed while it made it.
 const ATTEMPTS: usize = 3;
@@ -85,7 +84,7 @@ where
             ends_with_us: false,
             streams: Arc::default(),
             settings: Settings::default(),
-            start_timeout: Duration::from_secs(60),
+            start_timeout: START_TIMEOUT,
             of: PhantomData,
         }
     }
@@ -201,27 +200,20 @@ where
     }
 
     fn plan(&self) -> Plan {
-        let own = current_process();
-        let method = self.method.unwrap_or_else(method::fix);
-        let identity = own.next_identity();
-        let name = self.name.clone().unwrap_or_else(|| {
-            let path: Vec<String> = identity.iter().map(ToString::to_string).collect();
-            format!("{}-{}", method.process_type(), path.join(":"))
-        });
-        let daemon = self.daemon.unwrap_or_else(|| own.daemon());
+        let plan = Plan::new(self.method.unwrap_or_else(method::fix), self.name.clone());
+        let daemon = self.daemon.unwrap_or(plan.daemon);
         Plan {
-            method,
-            name,
-            identity,
             daemon,
             ends_with_us: daemon || self.ends_with_us,
             streams: self.streams.clone(),
             settings: self.settings.clone(),
             start_timeout: self.start_timeout,
+            ..plan
         }
     }
 
     fn begin(&self, plan: &Plan) -> Result<Starting, StartError> {
+        stdio::fill_gaps();
         let mut arguments = Message::default();
         self.arguments.encode(&mut arguments.bytes, &mut arguments.fds).map_err(|source| {
             StartError::Arguments {
@@ -230,7 +222,7 @@ where
                 source: Arc::new(source),
             }
         })?;
-        begin(plan, &self.function, arguments)
+        begin(plan, Work::Call { function: &self.function, arguments })
     }
 }
 

@@ -3,12 +3,15 @@
 use std::fmt;
 
 use mp_core::function::{Arguments, Callable};
+use mp_core::message::encode_into;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::builder::ProcessBuilder;
 use crate::error::StartError;
+use crate::launch::{Plan, Work, begin};
 use crate::method::{self, StartMethod};
+use crate::process::Process;
 
 /// A start method, and the processes made with it.
 ///
@@ -102,6 +105,34 @@ impl Context {
         F::Output: Serialize + DeserializeOwned,
     {
         ProcessBuilder::new(Some(self.method), function, arguments)
+    }
+
+    /// Starts a process that runs `closure`, which may capture anything: of the fork context only, as the captured
+    /// values are copied with all the memory of this process. Their destructors run there too.
+    ///
+    /// Follows the start method fork of Python, where arguments need not be serialisable.
+    ///
+    /// # Errors
+    /// [`StartError::CannotCapture`] in other contexts; [`StartError::System`] naming the other threads, if this
+    /// process has any; and as for [`ProcessBuilder::start`].
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let table: Vec<u64> = (0..1_000_000).collect();
+    /// let process = mp_context::Context::fork().fork_with(|| table.iter().sum::<u64>())?;
+    /// assert_eq!(process.join()?, 499_999_500_000);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fork_with<R: Serialize + DeserializeOwned>(
+        self,
+        closure: impl FnOnce() -> R,
+    ) -> Result<Process<R>, StartError> {
+        if self.method != StartMethod::Fork {
+            return Err(StartError::CannotCapture { method: self.method });
+        }
+        let work = Work::Closure(Box::new(|result, fds| encode_into(&closure(), result, fds)));
+        begin(&Plan::new(self.method, None), work)?.finish().map(Process::new)
     }
 }
 

@@ -30,6 +30,12 @@ pub enum StartError {
         /// Its method.
         set: StartMethod,
     },
+    /// Only a forked child can run a closure with what it captures.
+    #[error("a child of the {method} context cannot run a closure that captures; only the fork context can")]
+    CannotCapture {
+        /// Method of the context.
+        method: StartMethod,
+    },
     /// Daemonic processes have no children.
     #[error("daemonic process {name:?} (pid {pid}) is not allowed to have children", pid = std::process::id())]
     DaemonicParent {

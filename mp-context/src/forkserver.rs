@@ -204,8 +204,7 @@ impl Drop for Server {
         // One that could not be used must leave no zombie; one that this process was forked away from is not ours.
         if self.parent == std::process::id() {
             let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-            let _ = mp_core::wait::wait_ready(&[&self.pidfd], None);
-            let _ = pidfd::reap(&self.pidfd);
+            pidfd::wait_and_reap(&self.pidfd);
         }
     }
 }

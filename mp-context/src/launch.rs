@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 
 use mp_core::connection::Connection;
 use mp_core::function::{Main, Once, Remote};
-use mp_core::message::Message;
+use mp_core::message::{Fds, Message};
 use mp_core::process::entry::Hello;
 use mp_core::process::fork::{Forked, fork};
-use mp_core::process::pidfd::ExitStatus;
+use mp_core::process::pidfd::{self, ExitStatus};
 use mp_core::process::spawn::{Spawn, spawn};
 use mp_core::process::{entry, exit, lifeline};
 use mp_core::{Error, parcel};
@@ -34,6 +34,9 @@ use crate::forkserver;
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation, Settings};
 use crate::stdio::Streams;
+
+/// How long a child may take to be ready, unless something else is wanted.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What to start, and how.
 #[derive(Debug)]
@@ -54,10 +57,31 @@ pub(crate) struct Starting {
     socket: Connection,
     lifeline: OwnedFd,
     /// The process, if we made it ourselves.
-    process: Option<(u32, OwnedFd)>,
+    process: Option<Unready>,
     status: Option<OwnedFd>,
     deadline: Option<Instant>,
     about: About,
+}
+
+/// A process that is not handed out yet; ended when dropped. (One that the fork server made hangs on its lifeline.)
+#[derive(Debug)]
+struct Unready {
+    pid: u32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Unready {
+    fn end(&mut self) -> ExitStatus {
+        let Some(pidfd) = self.pidfd.take() else { return ExitStatus::Unknown };
+        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        pidfd::wait_and_reap(&pidfd)
+    }
+}
+
+impl Drop for Unready {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// What the handle of the child will say of it.
@@ -113,12 +137,19 @@ pub(crate) fn spawn_program(
     Ok((started.pid.as_raw_nonzero().get() as u32, started.pidfd))
 }
 
-/// Asks for a child that calls `function` with the encoded `arguments`.
-pub(crate) fn begin(
-    plan: &Plan,
-    function: &Remote<Once>,
-    arguments: Message,
-) -> Result<Starting, StartError> {
+/// What a child does.
+pub(crate) enum Work<'a> {
+    /// Calls a function with encoded arguments.
+    Call { function: &'a Remote<Once>, arguments: Message },
+    /// Runs a closure that is copied along with this process: for forked children only.
+    Closure(Box<LocalCall<'a>>),
+}
+
+/// A call that stays in the memory of this process, or of a copy of it.
+pub(crate) type LocalCall<'a> = dyn FnOnce(&mut Vec<u8>, &mut Fds) -> mp_core::Result<()> + 'a;
+
+/// Asks for a child that does `work`.
+pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError> {
     let own = current_process();
     if own.daemon() {
         return Err(StartError::DaemonicParent { name: own.name() });
@@ -141,7 +172,12 @@ pub(crate) fn begin(
             settings,
         })
     };
-    let call = with_head(&Call { function: function.clone() }, arguments).map_err(system)?;
+    let (call, closure) = match work {
+        Work::Call { function, arguments } => {
+            (Some(with_head(&Call { function: function.clone() }, arguments).map_err(system)?), None)
+        }
+        Work::Closure(closure) => (None, Some(closure)),
+    };
     let streams =
         plan.streams.open().map_err(|error| system(Error::io("opening the standard streams", error)))?;
     let (socket, child_socket) =
@@ -162,7 +198,7 @@ pub(crate) fn begin(
     let settings = plan.settings.clone();
     let send = |socket: &Connection, settings: Settings| -> mp_core::Result<()> {
         parcel::send(socket, preparation(settings)?)?;
-        parcel::send(socket, call)
+        call.map_or(Ok(()), |call| parcel::send(socket, call))
     };
     match plan.method {
         StartMethod::Spawn => {
@@ -178,7 +214,8 @@ pub(crate) fn begin(
             send(&starting.socket, settings).map_err(system)?;
             let main = Remote::main(bootstrap::spawned);
             let process = spawn_program(&main, &environment, &streams, &child_socket, &child_lifeline);
-            starting.process = Some(process.map_err(system)?);
+            let (pid, pidfd) = process.map_err(system)?;
+            starting.process = Some(Unready { pid, pidfd: Some(pidfd) });
         }
         StartMethod::ForkServer => {
             let request = forkserver::Request { socket: child_socket, lifeline: child_lifeline, streams };
@@ -198,14 +235,15 @@ pub(crate) fn begin(
             flush_streams();
             match fork().map_err(system)? {
                 Forked::Parent { pid, pidfd } => {
-                    starting.process = Some((pid.as_raw_nonzero().get() as u32, pidfd));
+                    let pid = pid.as_raw_nonzero().get() as u32;
+                    starting.process = Some(Unready { pid, pidfd: Some(pidfd) });
                 }
                 Forked::Child => {
                     children::disown();
                     forkserver::disown();
-                    drop(starting);
+                    drop((starting, own));
                     let Ok(child_socket) = Connection::from_fd(child_socket) else { exit::now(1) };
-                    bootstrap::forked(child_socket, child_lifeline, streams, Leave::WithoutHandlers)
+                    bootstrap::forked(child_socket, child_lifeline, streams, closure, Leave::WithoutHandlers)
                 }
             }
         }
@@ -214,6 +252,26 @@ pub(crate) fn begin(
 }
 
 impl Plan {
+    /// A child made by `method`, with nothing special about it.
+    pub fn new(method: StartMethod, name: Option<String>) -> Plan {
+        let own = current_process();
+        let identity = own.next_identity();
+        let name = name.unwrap_or_else(|| {
+            let path: Vec<String> = identity.iter().map(ToString::to_string).collect();
+            format!("{}-{}", method.process_type(), path.join(":"))
+        });
+        Plan {
+            method,
+            name,
+            identity,
+            daemon: own.daemon(),
+            ends_with_us: own.daemon(),
+            streams: Arc::default(),
+            settings: Settings::default(),
+            start_timeout: START_TIMEOUT,
+        }
+    }
+
     fn failed(&self, source: Error) -> StartError {
         StartError::System { process: self.name.clone(), method: self.method, source: Arc::new(source) }
     }
@@ -239,7 +297,6 @@ impl Starting {
             Ok(message) => message,
             Err(Error::Timeout { .. }) => {
                 let limit = self.about.start_timeout;
-                self.kill();
                 return Err(StartError::Timeout { process, limit });
             }
             Err(_) => return Err(StartError::Died { process, how: self.how_it_died() }),
@@ -247,17 +304,11 @@ impl Starting {
         let pidfd = (!message.fds.is_empty()).then(|| message.fds.take(0, "pidfd"));
         let pid = match message.decode::<Hello>() {
             Ok(Hello::Ready { pid }) => pid,
-            Ok(Hello::Refused { reason }) => {
-                self.kill();
-                return Err(StartError::Refused { process, reason });
-            }
-            Err(error) => {
-                self.kill();
-                return Err(StartError::Refused { process, reason: error.to_string() });
-            }
+            Ok(Hello::Refused { reason }) => return Err(StartError::Refused { process, reason }),
+            Err(error) => return Err(StartError::Refused { process, reason: error.to_string() }),
         };
         let Starting { socket, lifeline, process: own, status, about, .. } = self;
-        let (pid, pidfd) = match (own, pidfd) {
+        let (pid, pidfd) = match (own.and_then(|mut own| Some((own.pid, own.pidfd.take()?))), pidfd) {
             (Some((pid, pidfd)), _) => (pid, pidfd),
             (None, Some(Ok(pidfd))) => (pid, pidfd),
             _ => return Err(StartError::Refused { process, reason: "it did not say who it is".into() }),
@@ -283,28 +334,15 @@ impl Starting {
         Ok(child)
     }
 
-    /// Ends a child that is not wanted. One that the fork server made hangs on the lifeline.
-    fn kill(self) {
-        drop(self.lifeline);
-        if let Some((_, pidfd)) = &self.process {
-            let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-            let _ = mp_core::wait::wait_ready(&[pidfd], None);
-            let _ = mp_core::process::pidfd::reap(pidfd);
-        }
-    }
-
-    fn how_it_died(self) -> String {
-        let Some((pid, pidfd)) = &self.process else {
+    fn how_it_died(mut self) -> String {
+        let Some(process) = &mut self.process else {
             return "the fork server lost it".into();
         };
-        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-        let _ = mp_core::wait::wait_ready(&[pidfd], None);
-        match mp_core::process::pidfd::reap(pidfd) {
-            Some(ExitStatus::Code(code)) => format!("pid {pid} exited with code {code}"),
-            Some(ExitStatus::Signal { signal, .. }) => {
-                format!("pid {pid} was killed by {}", signal_name(signal))
-            }
-            _ => format!("pid {pid} ended"),
+        let pid = process.pid;
+        match process.end() {
+            ExitStatus::Code(code) => format!("pid {pid} exited with code {code}"),
+            ExitStatus::Signal { signal, .. } => format!("pid {pid} was killed by {}", signal_name(signal)),
+            ExitStatus::Unknown => format!("pid {pid} ended"),
         }
     }
 }

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod authkey;
+mod backtrace;
 mod bootstrap;
 mod builder;
 mod child;

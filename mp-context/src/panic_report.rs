@@ -2,26 +2,24 @@
 
 use std::any::Any;
 use std::backtrace::Backtrace;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
-use std::sync::OnceLock;
 
+use crate::backtrace::trim;
+use crate::current::current_process;
 use crate::error::PanicReport;
 use crate::stdio::complain;
 
 thread_local! {
     /// What the hook saw of the latest panic of this thread.
     static LATEST: RefCell<Option<PanicReport>> = const { RefCell::new(None) };
+    /// Whether a hook of ours is at work in this thread. That of a forked child calls that of its parent.
+    static IN_HOOK: Cell<bool> = const { Cell::new(false) };
 }
-
-type OnAbort = dyn Fn(&PanicReport) + Send + Sync;
-
-/// Called with the report of a panic that will not unwind.
-static ON_ABORT: OnceLock<Box<OnAbort>> = OnceLock::new();
 
 /// Runs `function`; a panic in it is returned with what is known of it.
 ///
-/// The report has place and stack if [`install`] was called in this process and nobody has replaced the hook since.
+/// In a child, the report has place and stack, unless its code has set a panic hook of its own.
 pub fn catch<R>(function: impl FnOnce() -> R) -> Result<R, PanicReport> {
     LATEST.set(None);
     catch_unwind(AssertUnwindSafe(function)).map_err(|payload| {
@@ -39,19 +37,21 @@ pub fn catch<R>(function: impl FnOnce() -> R) -> Result<R, PanicReport> {
 
 /// Sets the panic hook of a child: prints the name of the process, does what the hook before it did, and keeps a
 /// report for [`catch`]. Where panics abort, `on_abort` gets the report before the process ends.
-pub(crate) fn install(process: String, on_abort: impl Fn(&PanicReport) + Send + Sync + 'static) {
+pub(crate) fn install(on_abort: fn(&PanicReport)) {
     let before = std::panic::take_hook();
-    let _ = ON_ABORT.set(Box::new(on_abort));
     std::panic::set_hook(Box::new(move |info| {
+        if IN_HOOK.try_with(|inside| inside.replace(true)) != Ok(false) {
+            return before(info);
+        }
+        let process = current_process().name();
         complain(format_args!("Process {process} (pid {}):", std::process::id()));
         before(info);
         let report = report(info);
-        if cfg!(panic = "abort")
-            && let Some(on_abort) = ON_ABORT.get()
-        {
+        if cfg!(panic = "abort") {
             on_abort(&report);
         }
         let _ = LATEST.try_with(|latest| latest.replace(Some(report)));
+        let _ = IN_HOOK.try_with(|inside| inside.set(false));
     }));
 }
 
@@ -61,7 +61,7 @@ fn report(info: &PanicHookInfo<'_>) -> PanicReport {
         message: message_of(info.payload()),
         location: info.location().map_or_else(|| "an unknown place".into(), ToString::to_string),
         thread: thread_name(),
-        backtrace: if wanted { Backtrace::force_capture().to_string() } else { String::new() },
+        backtrace: if wanted { trim(&Backtrace::force_capture().to_string()) } else { String::new() },
     }
 }
 

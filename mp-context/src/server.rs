@@ -134,7 +134,7 @@ impl Server {
                             drop((self, events));
                             dispositions.restore();
                             let Birth { socket, lifeline, streams } = child;
-                            bootstrap::forked(socket, lifeline, streams, Leave::WithHandlers)
+                            bootstrap::forked(socket, lifeline, streams, None, Leave::WithHandlers)
                         }
                     }
                     token => self.note_end(token),

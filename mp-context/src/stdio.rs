@@ -3,7 +3,9 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
 
 /// Where a standard stream of a child leads.
 ///
@@ -85,6 +87,26 @@ impl Streams {
             self.stdout.open(stdout().as_fd())?,
             self.stderr.open(stderr().as_fd())?,
         ])
+    }
+}
+
+/// Opens nothing in the place of each standard stream of this process that is closed, as the Rust runtime does at the
+/// start of a program. Else a descriptor of ours would get its number, and be taken for the stream.
+pub(crate) fn fill_gaps() {
+    use rustix::io::{Errno, fcntl_getfd};
+    use rustix::stdio::{stderr, stdin, stdout};
+    for stream in [stdin(), stdout(), stderr()] {
+        if fcntl_getfd(stream) != Err(Errno::BADF) {
+            continue;
+        }
+        // The lowest free number is that of the stream. Like any stream it is inherited by programs that are started.
+        match rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
+            Ok(fd) if fd.as_raw_fd() == stream.as_raw_fd() => {
+                let _ = fd.into_raw_fd();
+            }
+            // Another thread was faster.
+            _ => {}
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 //! # Design
 //!
 //! The type of a function item, or of a closure that captures nothing, has no bytes: whoever knows the type can call
-//! it. So what is sent is *where the code for that type is*. For each type the compiler makes a static [`Entry`] with
-//! a pointer to a wrapper for just that type, and the distance from [`ANCHOR`] to that entry is the same in every
-//! process that runs the same build. A received distance is followed only if the build ids agree, the entry lies in
-//! mapped memory of this image, carries the mark of its kind, and points into executable memory of the image.
+//! it. So what is sent is *where the code for that type is*. For each type the compiler makes a static `Entry` with
+//! a pointer to a wrapper for just that type, and the distance from `ANCHOR` to that entry is the same in every
+//! process that runs the same build. A received distance is followed only if the build ids agree, the entry lies among
+//! the constants of this image, carries the mark of its kind, and points into executable memory of the image.
 //! Anything else is an [`Error::Function`] with the function's name. Functions hold no resource: a process that dies
 //! takes nothing with it but the call it was in.
 
@@ -145,12 +145,12 @@ impl<P: Wrapper> Remote<P> {
         }
         let address = std::ptr::from_ref(&ANCHOR).addr().wrapping_add(self.distance as usize);
         if !address.is_multiple_of(align_of::<Entry<usize>>())
-            || !image.holds(address, size_of::<Entry<usize>>())
+            || !image.holds_constant(address, size_of::<Entry<usize>>())
         {
             return Err(refuse("its place is outside of this program".into()));
         }
         const { assert!(size_of::<P>() == size_of::<usize>()) };
-        // SAFETY: the words lie aligned in mapped memory of this image, as checked above, and any bits are valid.
+        // SAFETY: the words lie aligned in constant memory of this image, as checked above, and any bits are valid.
         let [mark, kind, code] =
             unsafe { std::ptr::with_exposed_provenance::<[u64; 3]>(address).read_volatile() };
         if mark != MARK || kind != P::KIND || !image.is_code(code as usize) {
@@ -467,7 +467,7 @@ mod tests {
         let mut bad =
             vec![Remote { build: BuildId::parse(&"00".repeat(20)).expect("an id"), ..good.clone() }];
         for distance in
-            [0, 1, 8, i64::MAX, i64::MIN, good.distance + 8, good.distance + 24, good.distance - 8]
+            [0, 1, 8, i64::MAX, i64::MIN, good.distance + 8, good.distance + 16, good.distance - 8]
         {
             bad.push(Remote { distance, ..good.clone() });
         }
@@ -481,6 +481,61 @@ mod tests {
         for remote in bad {
             let error = remote.resolve().expect_err("refused").to_string();
             assert!(error.contains("tests::add"), "{error}");
+        }
+    }
+
+    fn distance_to<T>(target: &T) -> i64 {
+        std::ptr::from_ref(target).addr().wrapping_sub(std::ptr::from_ref(&ANCHOR).addr()) as i64
+    }
+
+    #[test]
+    fn an_entry_that_somebody_has_written_is_refused() {
+        use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+        static FORGED: [AtomicU64; 3] = [const { AtomicU64::new(1) }; 3];
+        let good = Remote::call(add);
+        let code = good.resolve().expect("good") as usize as u64;
+        for (word, value) in FORGED.iter().zip([MARK, Once::KIND, code]) {
+            word.store(value, Relaxed);
+        }
+        let on_heap = Box::new([MARK, Once::KIND, code]);
+        for distance in [distance_to(&FORGED), distance_to(&*on_heap)] {
+            let forged = Remote { distance, ..good.clone() };
+            assert!(matches!(forged.resolve(), Err(Error::Function { .. })));
+        }
+    }
+
+    #[test]
+    fn any_distance_leads_to_a_function_of_its_kind_or_to_an_error() {
+        let good = Remote::call(add);
+        let mut found = 0;
+        // The whole image, wherever in it the anchor lies.
+        for distance in (-(8 << 20)..8 << 20).step_by(8).chain([i64::MIN, i64::MIN + 8, i64::MAX - 7]) {
+            match (Remote::<Once> { distance, ..good.clone() }).resolve() {
+                Ok(_) => found += 1,
+                Err(error) => assert!(matches!(error, Error::Function { .. }), "{error}"),
+            }
+        }
+        assert!(found > 1, "the functions of these tests, at least");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_function_or_an_error(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..80),
+            place in 0..200usize,
+            bit in 0..8,
+        ) {
+            let resolve = |bytes: &[u8]| {
+                decode_from::<Remote<Many>>(bytes, &mut Fds::default()).and_then(|remote| remote.resolve().map(|_| ()))
+            };
+            proptest::prop_assert!(resolve(&bytes).is_err());
+            // One that is nearly right: only its name may have changed.
+            let mut bytes = Vec::new();
+            encode_into(&Remote::each(|x: u8| x), &mut bytes, &mut Fds::default()).expect("a value");
+            let place = place % bytes.len();
+            bytes[place] ^= 1u8 << bit;
+            let ordered = matches!(resolve(&bytes), Ok(()) | Err(Error::Function { .. } | Error::Decode { .. }));
+            proptest::prop_assert!(ordered);
         }
     }
 }

@@ -49,8 +49,8 @@ impl fmt::Debug for BuildId {
 /// What the loader knows of the image that holds this code.
 #[derive(Debug)]
 pub(crate) struct Image {
-    /// Every mapped segment.
-    mapped: Vec<Range<usize>>,
+    /// The memory that nobody writes once the program runs: constants, relocated or not, and code.
+    constant: Vec<Range<usize>>,
     /// The segments that hold code.
     code: Vec<Range<usize>>,
     /// Pointers to the constructors of the image, in the order in which they are run.
@@ -67,10 +67,11 @@ impl Image {
         IMAGE.get_or_init(Image::read)
     }
 
-    /// Whether `bytes` bytes from `address` on are mapped memory of this image.
-    pub(crate) fn holds(&self, address: usize, bytes: usize) -> bool {
+    /// Whether `bytes` bytes from `address` on are constants of this image, so that whatever they are, the build made
+    /// them so, and not somebody who can have the program store what he sent.
+    pub(crate) fn holds_constant(&self, address: usize, bytes: usize) -> bool {
         let end = address.checked_add(bytes);
-        self.mapped.iter().any(|range| range.start <= address && end.is_some_and(|end| end <= range.end))
+        self.constant.iter().any(|range| range.start <= address && end.is_some_and(|end| end <= range.end))
     }
 
     /// Whether `address` is executable memory of this image.
@@ -84,7 +85,7 @@ impl Image {
         // SAFETY: the callback has the wanted signature and `search` outlives the call, which is synchronous.
         unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast::<c_void>()) };
         search.found.unwrap_or(Image {
-            mapped: Vec::new(),
+            constant: Vec::new(),
             code: Vec::new(),
             constructors: 0..0,
             is_program: false,
@@ -120,7 +121,14 @@ extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, search: *mut c_
     if !of_type(libc::PT_LOAD).any(|header| range(header).contains(&search.address)) {
         return 0;
     }
-    let mapped: Vec<_> = of_type(libc::PT_LOAD).map(range).collect();
+    let is_constant = |header: &&libc::Elf64_Phdr| header.p_flags & libc::PF_W == 0;
+    let mut constant: Vec<_> = of_type(libc::PT_LOAD).filter(is_constant).map(range).collect();
+    // What the loader writes once, and makes read-only then. Where the linker was told not to set it apart, relocated
+    // constants lie among the variables.
+    match of_type(libc::PT_GNU_RELRO).next() {
+        Some(relocated) => constant.push(range(relocated)),
+        None => constant = of_type(libc::PT_LOAD).map(range).collect(),
+    }
     let code: Vec<_> = of_type(libc::PT_LOAD).filter(|h| h.p_flags & libc::PF_X != 0).map(range).collect();
     let build = of_type(libc::PT_NOTE)
         // SAFETY: note segments lie inside the mapped segments of the image and are never written.
@@ -130,7 +138,7 @@ extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, search: *mut c_
         // SAFETY: the loader has relocated the dynamic table of this image before any of its code runs.
         of_type(libc::PT_DYNAMIC).find_map(|h| unsafe { constructors(range(h), info.dlpi_addr as usize) });
     search.found = Some(Image {
-        mapped,
+        constant,
         code,
         constructors: constructors.unwrap_or(0..0),
         is_program: index == 0,
@@ -216,7 +224,7 @@ mod tests {
         assert!(image.is_program);
         assert!(image.is_code(knows_its_own_code_and_data as *const () as usize));
         assert!(!image.is_code(std::ptr::from_ref(image).addr()), "the heap is not code");
-        assert!(image.holds(std::ptr::from_ref(&crate::function::ANCHOR).addr(), 1));
+        assert!(image.holds_constant(std::ptr::from_ref(&crate::function::ANCHOR).addr(), 1));
         assert!(!image.constructors.is_empty());
     }
 

@@ -95,8 +95,10 @@ pub fn for_methods<F: Fn(Context) + Copy + Send + 'static>(methods: &[StartMetho
     for &method in methods {
         let run = move |method: StartMethod| {
             let context = Context::new(method);
-            // The fork server and what comes with it stay until the process ends.
-            context.process(|| (), ()).start().expect("a first child").join().expect("nothing");
+            // The fork server and what comes with it stay until the process ends, whichever scenario needs it.
+            for warm_up in [Context::forkserver(), context] {
+                warm_up.process(|| (), ()).start().expect("a first child").join().expect("nothing");
+            }
             let before = Belongings::now();
             scenario(context);
             before.assert_same();

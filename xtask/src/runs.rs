@@ -17,10 +17,52 @@ pub struct Run {
     pub picks_tests: bool,
 }
 
+/// Rust brings a linker of its own for x86-64; elsewhere it uses the system's anyway.
+const SYSTEM_LINKER: &str =
+    if cfg!(all(target_arch = "x86_64", target_env = "gnu")) { "-Clinker-features=-lld" } else { "" };
+
 /// Every run.
 pub const RUNS: &[Run] = &[
     // Unit, integration, example and doc tests of all members.
     Run { name: "workspace", args: &["--workspace"], env: &[], target: None, picks_tests: false },
+    // Programs that call `freeze_support()` themselves, or forget to.
+    Run {
+        name: "without auto",
+        args: &["-p", "multiprocess", "--no-default-features", "--test", "no_auto"],
+        env: &[],
+        target: None,
+        picks_tests: false,
+    },
+    // Other ways to build and link: whether children are found and constructors run shows in whole programs.
+    Run {
+        name: "fat LTO, stripped",
+        args: &["-p", "multiprocess", "--profile", "whole", "--test", "programs"],
+        env: &[],
+        target: None,
+        picks_tests: false,
+    },
+    Run {
+        name: "64 codegen units",
+        args: &["-p", "multiprocess", "--profile", "pieces", "--test", "programs"],
+        env: &[],
+        target: None,
+        picks_tests: false,
+    },
+    Run {
+        name: "the system's linker",
+        args: &["-p", "multiprocess", "--test", "programs"],
+        env: &[("RUSTFLAGS", SYSTEM_LINKER)],
+        target: Some("linker"),
+        picks_tests: false,
+    },
+    // The test harness needs panics that unwind; stand-alone programs do not.
+    Run {
+        name: "panics that abort",
+        args: &["-p", "multiprocess", "--test", "programs", "the_panic_of_a_child_is_told"],
+        env: &[("RUSTFLAGS", "-Cpanic=abort")],
+        target: Some("abort"),
+        picks_tests: true,
+    },
     // The model checker replaces atomics and threads, so only its own models run: tests with `loom` in their path.
     Run {
         name: "loom models",

@@ -81,11 +81,55 @@ pub fn other_threads() -> Result<Vec<String>> {
     for entry in std::fs::read_dir("/proc/self/task").map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let id = entry.file_name().to_string_lossy().into_owned();
-        if id != own {
-            let name = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            names.push(format!("\"{}\" ({id})", name.trim_end()));
+        if id == own {
+            continue;
+        }
+        // A thread that is gone by now has no record any more.
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((name, fields)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')) else {
+            continue;
+        };
+        if !is_exiting(fields) {
+            names.push(format!("\"{name}\" ({id})"));
         }
     }
     names.sort();
     Ok(names)
+}
+
+/// Whether a thread, by the fields of its `stat` after the name, runs no code of this program any more: one that was
+/// joined is on the list of threads a little longer.
+fn is_exiting(fields: &str) -> bool {
+    const PF_EXITING: u64 = 4;
+    let flags = fields.split_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_named_and_joined_ones_are_not() {
+        let (stop, wait) = std::sync::mpsc::channel::<()>();
+        // A thread names itself when it begins.
+        let (begin, begun) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name("odd) (name".into()).spawn(move || {
+            let _ = begin.send(());
+            wait.recv()
+        });
+        begun.recv().expect("it has begun");
+        assert!(other_threads().expect("/proc").iter().any(|thread| thread.starts_with("\"odd) (name\"")));
+        assert!(fork().expect_err("refused").to_string().contains("odd) (name"));
+        drop(stop);
+        let _ = thread.expect("a thread").join();
+        assert!(!other_threads().expect("/proc").iter().any(|thread| thread.contains("odd")));
+    }
+
+    #[test]
+    fn exiting_threads_are_told_by_their_flags() {
+        assert!(is_exiting(" S 1 2 3 0 -1 4194308 5 0"));
+        assert!(!is_exiting(" S 1 2 3 0 -1 4194304 5 0"));
+        assert!(!is_exiting(""));
+    }
 }

@@ -63,6 +63,20 @@ pub fn reap(pidfd: impl AsFd) -> Option<ExitStatus> {
     }
 }
 
+/// Waits until the child behind `pidfd` ends, and takes its zombie away.
+pub fn wait_and_reap(pidfd: impl AsFd) -> ExitStatus {
+    loop {
+        // A child is seen to have ended a little before it can be reaped, so only the kernel can wait for that.
+        match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Ok(status) => {
+                return status.as_ref().and_then(ExitStatus::from_waitid).unwrap_or(ExitStatus::Unknown);
+            }
+            Err(Errno::INTR) => {}
+            Err(_) => return recall(pidfd).unwrap_or(ExitStatus::Unknown),
+        }
+    }
+}
+
 /// How the ended process behind `pidfd` ended, whoever its parent is. While its parent has not reaped it, /proc knows;
 /// afterwards the pidfd does, or nobody (`None`) before Linux 6.15.
 pub fn recall(pidfd: impl AsFd) -> Option<ExitStatus> {

@@ -113,8 +113,8 @@ pub fn spawn(what: &Spawn<'_>) -> Result<Spawned> {
     };
     let (pid, pidfd) = clone(&mut plan).map_err(|error| failed("clone", error))?;
     if let Some((step, error)) = plan.failure {
-        // The child has already ended; it only has to be taken away.
-        let _ = super::pidfd::reap(&pidfd);
+        // The child is about to end, if it has not ended already.
+        super::pidfd::wait_and_reap(&pidfd);
         return Err(failed(&step.to_string_lossy(), std::io::Error::from_raw_os_error(error)));
     }
     Ok(Spawned { pid, pidfd })
