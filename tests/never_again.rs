@@ -223,7 +223,7 @@ fn does_not_start(slow: bool) {
             assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
             before.assert_same();
             // And afterwards all is well.
-            mp::set_executable::<PathBuf>(None);
+            mp::reset_executable();
             Context::new(method).process(|| (), ()).start().expect("a child").join().expect("a good end");
         };
         let mark = common::Mark::new();

@@ -417,7 +417,7 @@ fn proc_17_an_executable_of_ones_own() {
                     || Context::spawn().process(|| 6, ()).start().expect("a grandchild").join().expect("6");
                 let child = Context::new(method).process(nested, ()).start().expect("a child");
                 assert_eq!(child.join().expect("the program is that of grandchildren too"), 6);
-                mp::set_executable::<PathBuf>(None);
+                mp::reset_executable();
                 Context::new(method).process(|| (), ()).start().expect("a child").join().expect("a good end");
             };
             let bytes = program.into_os_string().into_vec();

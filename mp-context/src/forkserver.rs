@@ -182,7 +182,7 @@ impl Server {
                 log::info!("the fork server (pid {pid}) is started");
                 Ok(server)
             }
-            Hello::Refused { reason } => Err(Error::Invalid { what: "start of the fork server", reason }),
+            Hello::Refused { reason } => Err(Error::Invalid { what: "fork server", reason }),
         }
     }
 

@@ -26,3 +26,8 @@ pub fn initialize() -> Result<(), InitializeError> {
     process(|| (), ()).start()?.join()?;
     Ok(())
 }
+
+/// Does nothing: connections can be sent between processes at any time.
+///
+/// Kept for programs that are ported from Python, where `multiprocessing.allow_connection_pickling` does nothing either.
+pub fn allow_connection_pickling() {}

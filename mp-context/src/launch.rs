@@ -100,10 +100,15 @@ static EXECUTABLE: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// Sets the program that is started for children instead of this one; it must be the same build.
 ///
-/// `None` returns to this program. It applies to spawn, and to a fork server that is not running yet. The path is not
-/// checked before a process is started. Follows Python's `multiprocessing.set_executable`.
-pub fn set_executable<P: Into<PathBuf>>(path: impl Into<Option<P>>) {
-    inherit_executable(path.into().map(Into::into));
+/// It applies to spawn, and to a fork server that is not running yet; children take it over. The path is not checked
+/// before a process is started. Follows Python's `multiprocessing.set_executable`.
+pub fn set_executable(path: impl Into<PathBuf>) {
+    inherit_executable(Some(path.into()));
+}
+
+/// Has children started from this program again, after [`set_executable`].
+pub fn reset_executable() {
+    inherit_executable(None);
 }
 
 /// Takes over the program of the parent.
@@ -227,6 +232,10 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
                 Error::EndOfFile { .. } => {
                     StartError::Died { process: plan.name.clone(), how: "the fork server was killed".into() }
                 }
+                Error::Invalid { what: "fork server", reason } => StartError::Refused {
+                    process: plan.name.clone(),
+                    reason: format!("the fork server: {reason}"),
+                },
                 error => system(error),
             })?);
         }

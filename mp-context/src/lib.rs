@@ -43,8 +43,8 @@ pub use current::{CurrentProcess, ParentProcess, current_process, parent_process
 pub use error::{PanicReport, ProcessError, StartError, signal_name};
 pub use exit::{ExitReason, exit};
 pub use forkserver::{PreloadOutcome, server_pid, set_forkserver_preload};
-pub use initialize::{InitializeError, initialize};
-pub use launch::set_executable;
+pub use initialize::{InitializeError, allow_connection_pickling, initialize};
+pub use launch::{reset_executable, set_executable};
 pub use method::{
     StartMethod, default_start_method, get_all_start_methods, get_start_method, recommended_start_method,
     set_start_method,

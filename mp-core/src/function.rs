@@ -508,8 +508,10 @@ mod tests {
     fn any_distance_leads_to_a_function_of_its_kind_or_to_an_error() {
         let good = Remote::call(add);
         let mut found = 0;
-        // The whole image, wherever in it the anchor lies.
-        for distance in (-(8 << 20)..8 << 20).step_by(8).chain([i64::MIN, i64::MIN + 8, i64::MAX - 7]) {
+        // All around the anchor, all around an entry, and nowhere.
+        let around = |middle: i64| (middle - (2 << 20)..middle + (2 << 20)).step_by(8);
+        let nowhere = [i64::MIN, i64::MIN + 8, i64::MAX - 7];
+        for distance in around(0).chain(around(good.distance)).chain(nowhere) {
             match (Remote::<Once> { distance, ..good.clone() }).resolve() {
                 Ok(_) => found += 1,
                 Err(error) => assert!(matches!(error, Error::Function { .. }), "{error}"),

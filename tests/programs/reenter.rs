@@ -346,7 +346,7 @@ fn other_build(arguments: Vec<String>) {
         builds.dedup();
         assert_eq!(builds.len(), 2, "{text}");
         assert!(matches!(error, StartError::Refused { .. } | StartError::System { .. }), "{error:?}");
-        mp::set_executable::<PathBuf>(None);
+        mp::reset_executable();
     }
     before.assert_same();
     assert_eq!([Context::spawn(), Context::forkserver()].map(|context| run(context, || 1)), [1, 1]);
@@ -365,7 +365,7 @@ fn silent(arguments: Vec<String>) {
         let error = context.process(|| 1, ()).start_timeout(limit).start().expect_err("no answer");
         assert!(begun.elapsed() >= limit && begun.elapsed() < SOON, "{:?}", begun.elapsed());
         assert!(matches!(error, StartError::Timeout { .. }), "{error:?}");
-        mp::set_executable::<PathBuf>(None);
+        mp::reset_executable();
     }
     before.assert_same();
     println!("ok");
@@ -381,7 +381,7 @@ fn not_ours() {
             let error = context.process(|| 1, ()).start().expect_err("not this program").to_string();
             assert!(error.contains(part) || context == Context::forkserver(), "{context:?}, {path}: {error}");
         }
-        mp::set_executable::<PathBuf>(None);
+        mp::reset_executable();
         assert_eq!(run(context, || 1), 1);
     }
     assert_eq!(Belongings::now().fds().len(), before.fds().len() + 3, "the fork server's three");
