@@ -255,8 +255,8 @@ fn handles_of_finished_tasks_are_closed_everywhere() {
 
 /// Positions of the items that were lost with their worker.
 fn lost_items<R>(results: &[Result<R, Box<TaskError>>]) -> Vec<usize> {
-    let errors = results.iter().filter_map(|result| result.as_ref().err());
-    let lost = |error: &Box<TaskError>| {
+    let errors = results.iter().filter_map(|result| result.as_ref().err().map(AsRef::as_ref));
+    let lost = |error: &TaskError| {
         assert!(matches!(error.cause, TaskFailure::WorkerLost(_)), "{error}");
         error.item
     };
