@@ -10,6 +10,5 @@ fn what_cannot_work_does_not_compile() {
     programs.compile_fail("tests/compile_fail/captures.rs");
     programs.compile_fail("tests/compile_fail/unstarted.rs");
     programs.compile_fail("tests/compile_fail/daemon_after_start.rs");
-    programs.compile_fail("tests/compile_fail/handle_as_argument.rs");
     programs.compile_fail("tests/compile_fail/wrong_arguments.rs");
 }

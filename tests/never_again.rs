@@ -38,7 +38,10 @@ fn na_07_a_thousand_children_of_a_parent_with_busy_threads() {
                 let starting: Vec<_> =
                     batch.iter().map(|n| mp::process(work, (*n,)).begin_start().expect("a start")).collect();
                 for (n, child) in batch.iter().zip(starting) {
-                    assert_eq!(child.finish().expect("a child").join().expect("a sum"), (n * 100).to_string());
+                    assert_eq!(
+                        child.finish().expect("a child").join().expect("a sum"),
+                        (n * 100).to_string()
+                    );
                     finished += 1;
                 }
             }
@@ -135,7 +138,9 @@ fn na_29_a_child_that_somebody_else_reaps() {
         // Only children that spawn and fork make are there to be taken away; the server is too, but it runs on.
         if context != Context::forkserver() {
             let pid = rustix::process::Pid::from_raw(child.pid() as i32).expect("a pid");
-            rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).expect("a child").expect("ended");
+            rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
+                .expect("a child")
+                .expect("ended");
         }
         let error = child.join_timeout(common::SOON).expect_err("no result");
         match error {
@@ -252,7 +257,8 @@ fn na_34_arguments_that_take_too_long_to_decode() {
             }
         }
         let limit = Duration::from_millis(200);
-        let error = context.process(|_: Slow| (), (Slow,)).start_timeout(limit).start().expect_err("too slow");
+        let error =
+            context.process(|_: Slow| (), (Slow,)).start_timeout(limit).start().expect_err("too slow");
         assert!(matches!(error, StartError::Timeout { .. }), "{error}");
         assert!(mp::active_children().is_empty());
     });

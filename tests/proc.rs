@@ -263,6 +263,10 @@ fn proc_10_sentinel_is_ready_though_a_grandchild_lives_on() {
     // PRC-12: nothing that the grandchild holds delays it.
     for_each_method(|context| {
         let (here, there) = pipe().expect("a pipe");
+        #[expect(
+            clippy::zombie_processes,
+            reason = "its parent ends first, and so somebody else takes it away"
+        )]
         let parent = |to: Connection| {
             let command =
                 std::process::Command::new("sleep").arg("100").spawn().expect("a foreign grandchild");
@@ -395,8 +399,8 @@ fn proc_17_an_executable_of_ones_own() {
             // A path that is not valid UTF-8.
             || PathBuf::from(std::ffi::OsString::from_vec(b"\xff\xfe".to_vec())),
         ];
-        for which in 0..programs.len() {
-            let mut program = programs[which]();
+        for (which, program) in programs.iter().enumerate() {
+            let mut program = program();
             let scratch = Scratch::new();
             if which == 2 {
                 program = scratch.path().join(program);
@@ -423,11 +427,21 @@ fn proc_17_an_executable_of_ones_own() {
     }
 }
 
+/// Handles are not serialisable (this would be ambiguous if they were), so they get elsewhere only by fork.
+const _: fn() = || {
+    trait Ambiguous<A> {
+        fn check() {}
+    }
+    struct Serialisable;
+    impl<T> Ambiguous<()> for T {}
+    impl<T: Serialize> Ambiguous<Serialisable> for T {}
+    let _ = <Process<()> as Ambiguous<_>>::check;
+};
+
 static SIBLING: Mutex<Option<Process<()>>> = Mutex::new(None);
 
 #[test]
 fn proc_18_a_handle_in_the_wrong_process() {
-    // Handles are not serialisable (compile_fail/handle_as_argument.rs), so they get elsewhere only by fork.
     for_methods(&[StartMethod::Fork], |context| {
         let (sibling, gate) = waiter(context);
         *SIBLING.lock().expect("no panic") = Some(sibling.clone());

@@ -23,7 +23,10 @@ enum Shape {
     Named(String, Box<Shape>),
 }
 
-fn comes_back<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + Clone>(context: Context, value: T) {
+fn comes_back<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + Clone>(
+    context: Context,
+    value: T,
+) {
     let child = context.process(|value: T| value, (value.clone(),)).start().expect("a child");
     assert_eq!(child.join().expect("a value"), value);
     assert_eq!(child.exit_code(), Some(0));
@@ -53,7 +56,10 @@ fn item(a: u32, b: u32) -> u32 {
 fn proc_03_functions_of_any_kind_with_none_to_eight_arguments() {
     for_each_method(|context| {
         assert_eq!(context.process(item, (3, 1)).start().expect("a child").join().expect("a number"), 2);
-        assert_eq!(context.process(u32::swap_bytes, (1,)).start().expect("a child").join().expect("one"), 1 << 24);
+        assert_eq!(
+            context.process(u32::swap_bytes, (1,)).start().expect("a child").join().expect("one"),
+            1 << 24
+        );
         assert_eq!(context.process(String::new, ()).start().expect("a child").join().expect("a text"), "");
         macro_rules! sum {
             ($($name:ident)*) => {{
@@ -116,7 +122,8 @@ impl<'de> Deserialize<'de> for Homesick {
 #[test]
 fn proc_03_values_that_cannot_travel_are_errors_that_say_so() {
     for_each_method(|context| {
-        let error = context.process(|_: Stubborn| (), (Stubborn,)).name("there").start().expect_err("not encoded");
+        let error =
+            context.process(|_: Stubborn| (), (Stubborn,)).name("there").start().expect_err("not encoded");
         assert!(matches!(error, StartError::Arguments { .. }), "{error}");
         assert!(error.to_string().contains("I stay here") && error.to_string().contains("there"), "{error}");
         let error = context.process(|_: Homesick| (), (Homesick,)).start().expect_err("not decoded");
@@ -171,11 +178,14 @@ fn proc_20_environment_of_one_child() {
         assert_eq!(std::env::var("MP_NEW").ok(), None);
         // It is there for grandchildren too, and the start itself leaves no trace.
         let nested = |method: StartMethod| {
-            let child = Context::new(method).process(variable, ("MP_NEW".to_owned(),)).start().expect("a grandchild");
-            let ours = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MULTIPROCESS_"));
+            let child =
+                Context::new(method).process(variable, ("MP_NEW".to_owned(),)).start().expect("a grandchild");
+            let ours =
+                std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MULTIPROCESS_"));
             (child.join().expect("a value"), ours.count())
         };
-        let child = context.process(nested, (context.start_method(),)).env("MP_NEW", "3").start().expect("a child");
+        let child =
+            context.process(nested, (context.start_method(),)).env("MP_NEW", "3").start().expect("a child");
         assert_eq!(child.join().expect("values"), (Some("3".to_owned()), 0));
     });
 }
@@ -235,7 +245,8 @@ fn a_child_has_its_streams_and_what_was_passed_and_nothing_else() {
     // Forked ones have copies of all that their parent has, as fork promises.
     for_methods(&[StartMethod::Spawn, StartMethod::ForkServer], |context| {
         let _ours = std::fs::File::open("/proc/self/status").expect("a file");
-        let look = |_passed: Option<Connection>| Belongings::now().fds().values().cloned().collect::<Vec<_>>();
+        let look =
+            |_passed: Option<Connection>| Belongings::now().fds().values().cloned().collect::<Vec<_>>();
         let bare = context.process(look, (None,)).start().expect("a child").join().expect("a list");
         assert!(!bare.iter().any(|target| target.contains("status")), "{bare:?}");
         // Its streams, its link to the parent, the parent's pidfd.

@@ -15,6 +15,7 @@ use mp_core::message::Message;
 use mp_core::process::entry::Hello;
 use mp_core::process::environment::EnvironmentChange;
 use mp_core::process::{lifeline, pidfd};
+use mp_core::wait::wait_ready;
 use mp_core::{Error, Result};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
@@ -117,8 +118,8 @@ pub(crate) fn start(
 /// The running server, started if there is none.
 fn running(deadline: Option<Instant>) -> Result<Arc<Server>> {
     let mut running = lock(&SERVER);
-    if let Some(server) = running.take_if(|server| pidfd::has_ended(server.pidfd.as_fd())) {
-        log::warn!("the fork server (ended: {:?}) is started anew", pidfd::reap(&server.pidfd));
+    if running.take_if(|server| server.is_gone()).is_some() {
+        log::warn!("the fork server has ended and is started anew");
     }
     match &*running {
         Some(server) => Ok(server.clone()),
@@ -183,6 +184,13 @@ impl Server {
             }
             Hello::Refused { reason } => Err(Error::Invalid { what: "start of the fork server", reason }),
         }
+    }
+
+    /// Whether it can make no more children. A process that is killed closes its socket some time before it counts as
+    /// ended; and once it is ready the server says nothing, so all that can be heard there is its end.
+    fn is_gone(&self) -> bool {
+        let ends = [self.socket.as_fd(), self.pidfd.as_fd()];
+        !matches!(wait_ready(&ends, Some(Duration::ZERO)), Ok(none) if none.is_empty())
     }
 
     /// `settings`, on top of what has changed in this process since the server was started.

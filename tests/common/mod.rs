@@ -113,7 +113,8 @@ pub fn alone<F: Fn() + Copy + Send + 'static>(scenario: F) {
     let _watchdog = watchdog();
     let run = move |()| {
         scenario();
-        mp::active_children().iter().for_each(|child| panic!("a child is left behind: {child:?}"));
+        let left = mp::active_children();
+        assert!(left.is_empty(), "children are left behind: {left:?}");
     };
     in_a_process("alone", run, ());
 }
