@@ -37,7 +37,7 @@ fn filled(length: usize) -> Vec<u8> {
 
 #[test]
 fn items_and_results_of_any_length() {
-    for_each_method(|context| {
+    for_methods(&[StartMethod::ForkServer], |context| {
         let pool = pool_of(context);
         for chunk in CHUNKS {
             let give_back = |item: Vec<u8>| {
@@ -54,7 +54,7 @@ fn items_and_results_of_any_length() {
 
 #[test]
 fn long_results_of_short_items_and_short_results_of_long_items() {
-    for_each_method(|context| {
+    for_methods(&[StartMethod::ForkServer], |context| {
         let pool = pool_of(context);
         for chunk in CHUNKS {
             let results = pool.chunksize(chunk).map(filled, LENGTHS).expect("results");
@@ -255,8 +255,8 @@ fn handles_of_finished_tasks_are_closed_everywhere() {
 
 /// Positions of the items that were lost with their worker.
 fn lost_items<R>(results: &[Result<R, Box<TaskError>>]) -> Vec<usize> {
-    let errors = results.iter().filter_map(|result| result.as_ref().err());
-    let lost = |error: &Box<TaskError>| {
+    let errors = results.iter().filter_map(|result| result.as_ref().err().map(AsRef::as_ref));
+    let lost = |error: &TaskError| {
         assert!(matches!(error.cause, TaskFailure::WorkerLost(_)), "{error}");
         error.item
     };

@@ -514,7 +514,9 @@ fn a_sender_killed_at_random_leaves_whole_messages_and_an_error() {
     for round in 0..ROUNDS {
         let (here, there) = pipe().expect("a pipe");
         let child = |there: Connection| {
-            (99..).for_each(|number| there.send(&telling(number * 13)).expect("sent"));
+            for number in 99.. {
+                there.send(&telling(number * 13)).expect("sent");
+            }
         };
         let child = Context::forkserver().process(child, (there,)).start().expect("a child");
         let killer = kill_at_random(child.pid(), round);
@@ -544,7 +546,9 @@ fn a_receiver_killed_at_random_is_a_broken_pipe() {
     for round in 0..ROUNDS {
         let (here, there) = pipe().expect("a pipe");
         let child = |there: Connection| {
-            (99..).for_each(|number| check_telling(number * 13, there.recv().expect("a message")));
+            for number in 99.. {
+                check_telling(number * 13, there.recv().expect("a message"));
+            }
         };
         let child = Context::forkserver().process(child, (there,)).start().expect("a child");
         let killer = kill_at_random(child.pid(), round);
