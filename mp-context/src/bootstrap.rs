@@ -22,7 +22,7 @@ use crate::current::{self, ParentProcess, Record};
 use crate::launch::{flush_streams, inherit_executable};
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation};
-use crate::stdio::put_in_place;
+use crate::stdio::{complain, put_in_place};
 use crate::{children, panic_report};
 
 /// How a child leaves.
@@ -76,7 +76,8 @@ fn run(socket: Connection, leave: Leave) -> ! {
     let (code, farewell, value) = match returned {
         Ok(Ok(())) => (0, Farewell::Value, Message { bytes, fds }),
         Ok(Err(error)) => {
-            eprintln!("Process {} (pid {}): {error}", current::current_process().name(), std::process::id());
+            let name = current::current_process().name();
+            complain(format_args!("Process {name} (pid {}): {error}", std::process::id()));
             (1, Farewell::Unsendable(error.to_string()), Message::default())
         }
         Err(report) => (1, Farewell::Panicked(report), Message::default()),
@@ -126,7 +127,7 @@ fn refuse(socket: &Connection, reason: &str) -> ! {
 fn say_farewell(socket: &Connection, farewell: &Farewell, value: Message) {
     let sent = with_head(farewell, value).and_then(|message| parcel::send(socket, message));
     if let Err(error) = sent {
-        eprintln!("Process {}: its result is lost: {error}", std::process::id());
+        complain(format_args!("Process {}: its result is lost: {error}", std::process::id()));
     }
 }
 

@@ -6,6 +6,7 @@ use crate::children;
 use crate::current::current_process;
 use crate::launch::flush_streams;
 use crate::method::StartMethod;
+use crate::stdio::complain;
 
 /// Why a process exits: a code, a truth value (`true` is 1), nothing (0), or a sentence for the error stream (1).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl From<String> for ExitReason {
 pub fn exit(reason: impl Into<ExitReason>) -> ! {
     let ExitReason { code, text } = reason.into();
     if let Some(text) = text {
-        eprintln!("{text}");
+        complain(format_args!("{text}"));
     }
     if current_process().start_method() == Some(StartMethod::Fork) {
         children::finish();

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::OnceLock;
 
 use crate::error::PanicReport;
+use crate::stdio::complain;
 
 thread_local! {
     /// What the hook saw of the latest panic of this thread.
@@ -40,7 +41,7 @@ pub(crate) fn install(process: String, on_abort: impl Fn(&PanicReport) + Send + 
     let before = std::panic::take_hook();
     let _ = ON_ABORT.set(Box::new(on_abort));
     std::panic::set_hook(Box::new(move |info| {
-        eprintln!("Process {process} (pid {}):", std::process::id());
+        complain(format_args!("Process {process} (pid {}):", std::process::id()));
         before(info);
         let report = report(info);
         if cfg!(panic = "abort")

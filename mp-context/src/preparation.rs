@@ -25,6 +25,7 @@ pub(crate) struct Preparation {
     #[serde(with = "mp_core::codec::bulk")]
     pub authkey: Vec<u8>,
     /// The program for the child's own children.
+    #[serde(with = "any_path")]
     pub executable: Option<PathBuf>,
     pub settings: Settings,
 }
@@ -39,10 +40,25 @@ pub(crate) struct Call {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub environment: EnvironmentChange,
+    #[serde(with = "any_path")]
     pub current_dir: Option<PathBuf>,
     pub cpu_affinity: Option<Vec<usize>>,
     pub nice: Option<i32>,
     pub limits: Vec<(Resource, Option<u64>, Option<u64>)>,
+}
+
+/// Paths as the system has them: serde's own encoding refuses those that are not UTF-8.
+mod any_path {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+        path.as_ref().map(|path| path.as_os_str()).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+        Ok(Option::<OsString>::deserialize(deserializer)?.map(PathBuf::from))
+    }
 }
 
 /// A resource that the system can limit for one process, see `setrlimit(2)`.

@@ -28,6 +28,7 @@ use crate::bootstrap::{self, Leave};
 use crate::child::encode_status;
 use crate::launch::flush_streams;
 use crate::panic_report;
+use crate::stdio::complain;
 
 /// What to do when a preload hook of the fork server fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +80,8 @@ fn preload(socket: &Connection) -> Result<(), String> {
         match (outcome, setup.on_error) {
             (Ok(()), _) | (Err(_), OnError::Ignore) => {}
             (Err(reason), OnError::Warn) => {
-                eprintln!("warning: preload hook {} of the fork server failed: {reason}", hook.name());
+                let name = hook.name();
+                complain(format_args!("warning: preload hook {name} of the fork server failed: {reason}"));
             }
             (Err(reason), OnError::Fail) => return Err(format!("preload hook {} failed: {reason}", hook.name())),
         }

@@ -1,7 +1,8 @@
 //! The standard streams of a child.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Where a standard stream of a child leads.
@@ -85,6 +86,12 @@ impl Streams {
             self.stderr.open(stderr().as_fd())?,
         ])
     }
+}
+
+/// Prints a line on the standard error stream. Nobody may be reading there any more, and that must harm nothing:
+/// `eprintln!` would panic, and within a panic hook so end the process before its report is sent.
+pub(crate) fn complain(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Makes `streams` the descriptors 0, 1 and 2 of this process.
