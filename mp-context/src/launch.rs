@@ -54,10 +54,33 @@ pub(crate) struct Starting {
     socket: Connection,
     lifeline: OwnedFd,
     /// The process, if we made it ourselves.
-    process: Option<(u32, OwnedFd)>,
+    process: Option<Unclaimed>,
     status: Option<OwnedFd>,
     deadline: Option<Instant>,
     about: About,
+}
+
+/// A process that is not the child of a handle yet: if it never comes to be, it is ended, and its zombie taken away.
+/// (One that the fork server made hangs on the lifeline alone.)
+#[derive(Debug)]
+struct Unclaimed {
+    pid: u32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.pidfd {
+            end(pidfd);
+        }
+    }
+}
+
+/// Kills and reaps a child.
+fn end(pidfd: &OwnedFd) -> Option<ExitStatus> {
+    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+    let _ = mp_core::wait::wait_ready(&[pidfd], None);
+    mp_core::process::pidfd::reap(pidfd)
 }
 
 /// What the handle of the child will say of it.
@@ -172,7 +195,8 @@ pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) ->
             send(&starting.socket, settings).map_err(system)?;
             let main = Remote::main(bootstrap::spawned);
             let process = spawn_program(&main, &environment, &streams, &child_socket, &child_lifeline);
-            starting.process = Some(process.map_err(system)?);
+            let (pid, pidfd) = process.map_err(system)?;
+            starting.process = Some(Unclaimed { pid, pidfd: Some(pidfd) });
         }
         StartMethod::ForkServer => {
             let request = forkserver::Request { socket: child_socket, lifeline: child_lifeline, streams };
@@ -186,7 +210,8 @@ pub(crate) fn begin(plan: &Plan, function: &Remote<Once>, arguments: Message) ->
             flush_streams();
             match fork().map_err(system)? {
                 Forked::Parent { pid, pidfd } => {
-                    starting.process = Some((pid.as_raw_nonzero().get() as u32, pidfd));
+                    let pid = pid.as_raw_nonzero().get() as u32;
+                    starting.process = Some(Unclaimed { pid, pidfd: Some(pidfd) });
                 }
                 Forked::Child => {
                     children::disown();
@@ -227,7 +252,6 @@ impl Starting {
             Ok(message) => message,
             Err(Error::Timeout { .. }) => {
                 let limit = self.about.start_timeout;
-                self.kill();
                 return Err(StartError::Timeout { process, limit });
             }
             Err(_) => return Err(StartError::Died { process, how: self.how_it_died() }),
@@ -235,16 +259,11 @@ impl Starting {
         let pidfd = (!message.fds.is_empty()).then(|| message.fds.take(0, "pidfd"));
         let pid = match message.decode::<Hello>() {
             Ok(Hello::Ready { pid }) => pid,
-            Ok(Hello::Refused { reason }) => {
-                self.kill();
-                return Err(StartError::Refused { process, reason });
-            }
-            Err(error) => {
-                self.kill();
-                return Err(StartError::Refused { process, reason: error.to_string() });
-            }
+            Ok(Hello::Refused { reason }) => return Err(StartError::Refused { process, reason }),
+            Err(error) => return Err(StartError::Refused { process, reason: error.to_string() }),
         };
-        let Starting { socket, lifeline, process: own, status, about, .. } = self;
+        let Starting { socket, lifeline, process: mut own, status, about, .. } = self;
+        let own = own.as_mut().and_then(|own| Some((own.pid, own.pidfd.take()?)));
         let (pid, pidfd) = match (own, pidfd) {
             (Some((pid, pidfd)), _) => (pid, pidfd),
             (None, Some(Ok(pidfd))) => (pid, pidfd),
@@ -271,23 +290,12 @@ impl Starting {
         Ok(child)
     }
 
-    /// Ends a child that is not wanted. One that the fork server made hangs on the lifeline.
-    fn kill(self) {
-        drop(self.lifeline);
-        if let Some((_, pidfd)) = &self.process {
-            let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-            let _ = mp_core::wait::wait_ready(&[pidfd], None);
-            let _ = mp_core::process::pidfd::reap(pidfd);
-        }
-    }
-
-    fn how_it_died(self) -> String {
-        let Some((pid, pidfd)) = &self.process else {
+    fn how_it_died(mut self) -> String {
+        let own = self.process.as_mut().and_then(|own| Some((own.pid, own.pidfd.take()?)));
+        let Some((pid, pidfd)) = own else {
             return "the fork server lost it".into();
         };
-        let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
-        let _ = mp_core::wait::wait_ready(&[pidfd], None);
-        match mp_core::process::pidfd::reap(pidfd) {
+        match end(&pidfd) {
             Some(ExitStatus::Code(code)) => format!("pid {pid} exited with code {code}"),
             Some(ExitStatus::Signal { signal, .. }) => format!("pid {pid} was killed by {}", signal_name(signal)),
             _ => format!("pid {pid} ended"),
