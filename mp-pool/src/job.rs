@@ -4,6 +4,7 @@
 //! worker that dies takes nothing with it that is not here too.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -72,7 +73,10 @@ impl Function {
                     None => Ok(()),
                 })
             })
-            .map_err(|error| PoolError::Encode { what: "the captured values".into(), source: error.into() })?;
+            .map_err(|error| PoolError::Encode {
+                what: "the captured values".into(),
+                source: error.into(),
+            })?;
         let fds = keep(fds);
         Ok(Function { remote, definition, fds })
     }
@@ -189,8 +193,8 @@ impl Job {
         let mut progress = lock(&self.progress);
         if progress.tasks_done < self.len() {
             progress.aborted.get_or_insert(error);
+            self.changed.notify_all();
         }
-        self.changed.notify_all();
     }
 
     /// Waits until all is done; `tell` is called with the number of items done, now and then.
@@ -252,8 +256,12 @@ impl Job {
         let mut rest = bytes;
         for item in self.first_item(task)..self.first_item(task) + self.items_of(task) {
             let part = if self.chunk == 1 { Some(bytes) } else { next_part(&mut rest) };
-            let cut_off = || mp_core::Error::Decode { type_name: std::any::type_name::<R>(), reason: "it is cut off".into() };
-            let value = part.ok_or_else(cut_off).and_then(|part| mp_core::message::decode_from(part, &mut table));
+            let cut_off = || mp_core::Error::Decode {
+                type_name: std::any::type_name::<R>(),
+                reason: "it is cut off".into(),
+            };
+            let value =
+                part.ok_or_else(cut_off).and_then(|part| mp_core::message::decode_from(part, &mut table));
             results.push(
                 value.map_err(|error| Box::new(self.error(item, TaskFailure::Result(error.to_string())))),
             );
@@ -280,5 +288,25 @@ fn end_task(ends: &mut Vec<usize>, bodies: &[u8], all: &mut HashMap<usize, Vec<S
     ends.push(bodies.len());
 }
 
-/// A job is shared by its caller and the pool's thread.
-pub(crate) type SharedJob = Arc<Job>;
+/// A job in the hands of the pool: however it is let go of, even in a panic, its caller waits no longer.
+pub(crate) struct Ticket(Arc<Job>);
+
+impl Ticket {
+    pub fn new(job: Arc<Job>) -> Ticket {
+        Ticket(job)
+    }
+}
+
+impl Deref for Ticket {
+    type Target = Job;
+
+    fn deref(&self) -> &Job {
+        &self.0
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.abort(PoolError::Terminated);
+    }
+}

@@ -115,7 +115,11 @@ impl Pool {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn starmap<F, A>(&self, function: F, items: impl IntoIterator<Item = A>) -> Result<Vec<F::Output>, PoolError>
+    pub fn starmap<F, A>(
+        &self,
+        function: F,
+        items: impl IntoIterator<Item = A>,
+    ) -> Result<Vec<F::Output>, PoolError>
     where
         F: Callable<A>,
         A: Arguments,
@@ -198,7 +202,7 @@ impl Pool {
     /// [`PoolError::StillRunning`], [`PoolError::NotOurs`].
     pub fn join(&self) -> Result<(), PoolError> {
         self.check_owner()?;
-        if self.shared.stage() == Stage::Open {
+        if self.shared.stage() == Stage::Open && !self.shared.has_ended() {
             return Err(PoolError::StillRunning);
         }
         self.wait_end();
@@ -206,6 +210,10 @@ impl Pool {
     }
 
     fn wait_end(&self) {
+        // In a callback it cannot be waited for: it ends after that.
+        if self.shared.is_served_here() {
+            return;
+        }
         self.shared.wait_end();
         if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();
@@ -236,7 +244,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Is called with each worker that is lost, by the thread of the pool: it should return soon.
+    /// Is called with each worker that is lost, by the thread of the pool: it should return soon, and cannot call the
+    /// pool itself. What it panics of is logged.
     pub fn on_worker_lost(mut self, tell: impl Fn(&WorkerLost) + Send + Sync + 'static) -> Self {
         self.on_lost = Some(Arc::new(tell));
         self
@@ -255,7 +264,8 @@ impl PoolBuilder {
         let context = self.context.unwrap_or_default();
         let shared = Arc::new(Shared::new()?);
         // All are asked for before the first is waited for.
-        let members = std::iter::repeat_with(|| Member::start(context, shared.next_name(context), &shared.bell));
+        let members =
+            std::iter::repeat_with(|| Member::start(context, shared.next_name(context), &shared.bell));
         let mut members = members.take(processes).collect::<Result<Vec<_>, _>>()?;
         members.iter_mut().try_for_each(Member::finish_start)?;
         let supervisor = Supervisor::new(shared.clone(), context, members, self.on_lost)?;
@@ -275,9 +285,10 @@ impl Drop for Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match self.shared.stage() {
+            _ if self.shared.has_ended() => "ended",
             Stage::Open => "running",
             Stage::Closed => "closed",
-            Stage::Terminated | Stage::Ended => "ended",
+            Stage::Terminated => "terminated",
         };
         write!(f, "<Pool processes={} method={} {stage}>", self.processes, self.context.start_method())
     }

@@ -57,12 +57,18 @@ impl Worker {
                 task.body
             };
             let status = if header.flags & task::DEFINE != 0 {
-                self.functions[header.function as usize % FUNCTIONS] = Some((header.function, define(body, &mut fds)));
+                self.functions[header.function as usize % FUNCTIONS] =
+                    Some((header.function, define(body, &mut fds)));
                 status::VALUE
             } else {
                 let function = match &mut self.functions[header.function as usize % FUNCTIONS] {
                     Some((number, function)) if *number == header.function => function,
-                    _ => return Err(Error::Invalid { what: "task", reason: "its function is not known".into() }),
+                    _ => {
+                        return Err(Error::Invalid {
+                            what: "task",
+                            reason: "its function is not known".into(),
+                        });
+                    }
                 };
                 run_task(function, header, body, &mut fds, &mut self.result, &mut result_fds)
             };
@@ -94,21 +100,23 @@ impl Worker {
         }
         if self.link.send(header, &[&self.result], None)? {
             // The counter cannot overflow, as every wake-up of the parent empties it.
-            rustix::io::write(&self.bell, &1u64.to_ne_bytes()).map_err(|error| Error::io("ringing the bell", error))?;
+            rustix::io::write(&self.bell, &1u64.to_ne_bytes())
+                .map_err(|error| Error::io("ringing the bell", error))?;
         }
         Ok(())
     }
 }
 
-/// The descriptors of a task; those of tasks that were taken back come first, and are dropped.
-pub(crate) fn receive_fds(socket: &Connection, header: TaskHeader) -> Result<Fds> {
-    while header.fds > 0 {
-        let message = socket.recv_message()?;
-        if message.bytes == header.id.to_le_bytes() {
-            return Ok(message.fds);
-        }
+/// The descriptors of a task.
+fn receive_fds(socket: &Connection, header: TaskHeader) -> Result<Fds> {
+    if header.fds == 0 {
+        return Ok(Fds::new());
     }
-    Ok(Fds::new())
+    let message = socket.recv_message()?;
+    if message.bytes != header.id.to_le_bytes() {
+        return Err(Error::Invalid { what: "task", reason: "its descriptors are those of another".into() });
+    }
+    Ok(message.fds)
 }
 
 fn define(body: &[u8], fds: &mut Fds) -> Result<PreparedFunction, String> {
