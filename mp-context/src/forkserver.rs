@@ -18,7 +18,7 @@ use mp_core::{Error, Result};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::child::lock;
-use crate::launch::spawn_program;
+use crate::launch::{end, spawn_program};
 use crate::preparation::Settings;
 use crate::server::{self, OnError, Setup};
 use crate::stdio::{Stdio, Streams};
@@ -136,19 +136,17 @@ impl Server {
         let (pid, pidfd) = spawn_program(&main, &environment, &streams, &server_socket, &server_lifeline)?;
         drop((server_socket, server_lifeline));
         let server = Server { socket, pid, pidfd, _lifeline: lifeline, environment, current_dir };
-        match server.socket.recv::<Hello>() {
+        let reason = match server.socket.recv::<Hello>() {
             Ok(Hello::Ready { .. }) => {
                 log::info!("the fork server (pid {pid}) is started");
-                Ok(server)
+                return Ok(server);
             }
-            Ok(Hello::Refused { reason }) => {
-                Err(Error::Invalid { what: "start of the fork server", reason })
-            }
-            Err(error) => Err(Error::Invalid {
-                what: "start of the fork server",
-                reason: format!("it ended before it was ready ({error})"),
-            }),
-        }
+            Ok(Hello::Refused { reason }) => reason,
+            Err(error) => format!("it ended before it was ready ({error})"),
+        };
+        // Its socket is closed a moment before it is dead.
+        end(&server.pidfd);
+        Err(Error::Invalid { what: "start of the fork server", reason })
     }
 
     /// `settings`, on top of what has changed in this process since the server was started.
@@ -167,7 +165,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A server that could not be used must not stay behind as a zombie; one that we forked away from is not ours.
+        // One that ended must not stay behind as a zombie; one that we forked away from is not ours.
         let _ = pidfd::reap(&self.pidfd);
     }
 }

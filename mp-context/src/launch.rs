@@ -77,7 +77,7 @@ impl Drop for Unclaimed {
 }
 
 /// Kills and reaps a child.
-fn end(pidfd: &OwnedFd) -> Option<ExitStatus> {
+pub(crate) fn end(pidfd: &OwnedFd) -> Option<ExitStatus> {
     let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
     let _ = mp_core::wait::wait_ready(&[pidfd], None);
     mp_core::process::pidfd::reap(pidfd)
