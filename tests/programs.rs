@@ -8,6 +8,8 @@ mod common;
 
 #[path = "programs/killed.rs"]
 mod killed;
+#[path = "programs/pools.rs"]
+mod pools;
 #[path = "programs/program.rs"]
 mod program;
 
@@ -23,12 +25,12 @@ type Test = fn();
 
 /// All programs, by name.
 fn programs() -> Vec<(&'static str, Main)> {
-    [killed::PROGRAMS].concat()
+    [killed::PROGRAMS, pools::PROGRAMS].concat()
 }
 
 /// All tests, by name.
 fn tests() -> Vec<(&'static str, Test)> {
-    [killed::TESTS].concat()
+    [killed::TESTS, pools::TESTS].concat()
 }
 
 fn main() -> ExitCode {
