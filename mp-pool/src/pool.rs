@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::call::{Call, With};
 use crate::error::{OnLost, PoolError, WorkerLost};
+use crate::exit;
 use crate::lock;
 use crate::member::Member;
 use crate::shared::{Shared, Stage};
@@ -268,6 +269,7 @@ impl PoolBuilder {
             std::iter::repeat_with(|| Member::start(context, shared.next_name(context), &shared.bell));
         let mut members = members.take(processes).collect::<Result<Vec<_>, _>>()?;
         members.iter_mut().try_for_each(Member::finish_start)?;
+        exit::note(&shared);
         let supervisor = Supervisor::new(shared.clone(), context, members, self.on_lost)?;
         let thread = std::thread::Builder::new().name("mp-pool".into()).spawn(|| supervisor.run());
         let thread = thread.map_err(|error| mp_core::Error::io("starting the thread of a pool", error))?;

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 use mp_context::{Context, StartMethod};
 use mp_core::Error;
@@ -13,11 +14,16 @@ use crate::error::PoolError;
 use crate::job::Ticket;
 use crate::lock;
 
+/// How long the exit of the process waits for a pool: what its thread waits for may never come then.
+const EXIT_LIMIT: Duration = Duration::from_secs(2);
+
 /// What a handle asks of the thread.
 pub(crate) enum Command {
     Run(Ticket),
     Close,
     Terminate,
+    /// Terminate, and leave the callers waiting: the process exits.
+    Exit,
 }
 
 pub(crate) struct Shared {
@@ -107,6 +113,23 @@ impl Shared {
         }
         drop(inbox);
         self.ring();
+    }
+
+    /// Ends the workers, as the process exits; callers, if any thread still runs, are to hear nothing of it.
+    pub fn exit(&self) {
+        let mut inbox = lock(&self.inbox);
+        inbox.stage = Stage::Terminated;
+        inbox.commands.insert(0, Command::Exit);
+        drop(inbox);
+        self.ring();
+        if !self.is_served_here() {
+            let limit = Instant::now() + EXIT_LIMIT;
+            let mut inbox = lock(&self.inbox);
+            while !inbox.ended && Instant::now() < limit {
+                let rest = limit.saturating_duration_since(Instant::now());
+                inbox = self.ended.wait_timeout(inbox, rest).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
     }
 
     pub fn stage(&self) -> Stage {

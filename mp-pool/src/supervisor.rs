@@ -159,6 +159,10 @@ impl Supervisor {
                     Command::Run(job) => self.accept(job),
                     Command::Close => self.closing = true,
                     Command::Terminate => return self.terminate(),
+                    Command::Exit => {
+                        std::mem::forget(std::mem::take(&mut self.jobs));
+                        return self.terminate();
+                    }
                 }
             }
             let now = Instant::now();
@@ -495,11 +499,11 @@ impl Supervisor {
             if deadline.is_some_and(|deadline| deadline <= now) {
                 self.look_after(position);
             }
-            if self.seats[position].due.is_none_or(|due| due > now) || self.broken.is_some() {
+            if self.seats[position].due.is_none_or(|due| due > now) {
                 continue;
             }
             self.seats[position].due = None;
-            if self.closing && self.jobs.is_empty() {
+            if self.broken.is_some() || (self.closing && self.jobs.is_empty()) {
                 continue;
             }
             let started = Member::start(self.context, self.shared.next_name(self.context), &self.shared.bell);

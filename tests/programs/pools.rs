@@ -47,13 +47,18 @@ fn pool(arguments: Vec<String>) {
     match arguments.first().map(String::as_str) {
         Some("static") => {
             static POOL: OnceLock<Pool> = OnceLock::new();
-            let pool = POOL.get_or_init(|| Pool::new(2).expect("a pool"));
+            let build = Pool::builder().processes(2).on_worker_lost(|lost| println!("{lost}"));
+            let pool = POOL.get_or_init(|| build.build().expect("a pool"));
             assert_eq!(pool.map(|x: u32| x, 0..100).expect("results").len(), 100);
         }
         Some("exit") => {
-            let pool = Pool::new(2).expect("a pool");
+            let pool = Pool::builder().processes(2).on_worker_lost(|lost| println!("{lost}"));
+            let pool = pool.build().expect("a pool");
             std::thread::scope(|scope| {
-                scope.spawn(|| pool.map(|_: u32| sleep_for_ever(), 0..10));
+                scope.spawn(|| {
+                    let outcome = pool.map(|_: u32| sleep_for_ever(), 0..10);
+                    println!("{outcome:?}");
+                });
                 scope.spawn(|| {
                     pool.map(|_: u32| std::thread::sleep(Duration::from_millis(1)), 0..10_000)
                         .expect("results")
