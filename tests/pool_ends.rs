@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use common::{Belongings, Scratch, alone, sleep_for_ever, state_of, wait_until};
 use multiprocess as mp;
 use multiprocess::{Context, Pool, PoolError, StartMethod, TaskFailure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 /// Within which everything that is to end at once has ended.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -254,6 +255,29 @@ fn large_and_open_things_travel_past_deaths() {
         };
         assert_eq!(pool.retries(1).map(read, items).expect("results"), (0..40).collect::<Vec<_>>());
         assert_eq!(pool.stats().workers_lost, 8);
+    });
+}
+
+#[test]
+fn a_result_whose_descriptors_find_no_room_fails_alone() {
+    alone(|| {
+        type File = mp::core::handle::Handle<std::os::fd::OwnedFd>;
+        let open = |_: u32| -> File {
+            mp::core::handle::Handle(std::fs::File::open("/dev/null").expect("a file").into())
+        };
+        let pool = Pool::new(2).expect("a pool");
+        assert_eq!(pool.map(open, 0..300).expect("files").len(), 300);
+        let before = getrlimit(Resource::Nofile);
+        let lowest_free = std::fs::File::open("/dev/null").expect("a file").as_raw_fd() as u64;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(lowest_free), ..before }).expect("a limit");
+        let results = pool.chunksize(1).try_map(open, 0..1).expect("results");
+        assert!(
+            matches!(&results[0], Err(error) if matches!(error.cause, TaskFailure::Result(_))),
+            "{results:?}"
+        );
+        setrlimit(Resource::Nofile, before).expect("a limit");
+        assert_eq!(pool.map(open, 0..10).expect("files").len(), 10);
+        wait_until("the pool is whole again", || worker_pids().len() == 2);
     });
 }
 
