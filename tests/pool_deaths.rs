@@ -150,6 +150,15 @@ fn kill_at_random(stop: &AtomicBool, pause: Duration) -> u32 {
     kills
 }
 
+/// Ends the killing, after a failure, too.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Calls `map` while workers are killed, until `least` were; then looks at what is left behind.
 fn chaos(processes: usize, least: u64, pause: Duration, map: impl Fn(&Pool) + Sync) {
     drop(Pool::new(1).expect("what comes with the first pool"));
@@ -159,10 +168,11 @@ fn chaos(processes: usize, least: u64, pause: Duration, map: impl Fn(&Pool) + Sy
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let killer = scope.spawn(|| kill_at_random(&stop, pause));
+            let stopping = StopOnDrop(&stop);
             while pool.stats().workers_lost < least {
                 map(&pool);
             }
-            stop.store(true, Relaxed);
+            drop(stopping);
             assert!(u64::from(killer.join().expect("kills")) >= least);
         });
         map(&pool);

@@ -36,6 +36,8 @@ use crate::wire::{Cause, FUNCTIONS, Failure, LONGEST_BODY, RESULT_FILE, status, 
 
 /// Workers that may die in a row before they have done anything, until the pool gives up.
 const MOST_DEATHS: u32 = 10;
+/// The same if they were ready and killed by a signal: somebody is after them, and may be done with it one day.
+const MOST_KILLS: u32 = 40;
 /// How long a terminated worker may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(1);
 /// Bytes that are put into a link at a time, unless one task has more.
@@ -66,6 +68,8 @@ pub(crate) struct Supervisor {
     closing: bool,
     broken: Option<PoolError>,
     deaths_in_row: u32,
+    /// How many of them were killed when they were ready.
+    kills_in_row: u32,
     scratch: Vec<u8>,
 }
 
@@ -140,6 +144,7 @@ impl Supervisor {
             closing: false,
             broken: None,
             deaths_in_row: 0,
+            kills_in_row: 0,
             scratch: Vec::new(),
         };
         for (position, member) in members.into_iter().enumerate() {
@@ -225,7 +230,7 @@ impl Supervisor {
                     if taken.task.flags & task::DEFINE == 0 {
                         member.proven = true;
                         self.seats[position].failures = 0;
-                        self.deaths_in_row = 0;
+                        self.reset_deaths();
                         self.shared.count_task();
                         self.finish(position, taken);
                     } else if let Some(active) = self.job(taken.task.function) {
@@ -235,6 +240,10 @@ impl Supervisor {
                 Err(error) => condemn(member, &error),
             }
         }
+    }
+
+    fn reset_deaths(&mut self) {
+        (self.deaths_in_row, self.kills_in_row) = (0, 0);
     }
 
     fn job(&mut self, number: u32) -> Option<&mut Active> {
@@ -435,10 +444,11 @@ impl Supervisor {
             log::error!("what is called when a worker is lost {report}");
         }
         if member.has_lived() || !begun.is_empty() {
-            self.deaths_in_row = 0;
+            self.reset_deaths();
             self.seats[position].failures = 0;
             self.seats[position].due = Some(Instant::now());
         } else {
+            self.kills_in_row += u32::from(exit_code.is_some_and(|code| code < 0));
             self.note_early_death(position, lost.to_string());
         }
     }
@@ -479,7 +489,7 @@ impl Supervisor {
     fn note_early_death(&mut self, position: usize, reason: String) {
         self.deaths_in_row += 1;
         let count = self.deaths_in_row;
-        if count >= MOST_DEATHS {
+        if count >= MOST_KILLS || count - self.kills_in_row >= MOST_DEATHS {
             let error = PoolError::WorkersKeepDying { count, reason };
             self.jobs.drain(..).for_each(|active| active.job.abort(error.clone()));
             self.broken = Some(error);
