@@ -13,6 +13,8 @@ mod common;
 mod family;
 #[path = "programs/killed.rs"]
 mod killed;
+#[path = "programs/pools.rs"]
+mod pools;
 #[path = "programs/program.rs"]
 mod program;
 #[path = "programs/reenter.rs"]
@@ -30,12 +32,12 @@ type Test = fn();
 
 /// All programs, by name.
 fn programs() -> Vec<(&'static str, Main)> {
-    [family::PROGRAMS, killed::PROGRAMS, reenter::PROGRAMS].concat()
+    [family::PROGRAMS, killed::PROGRAMS, pools::PROGRAMS, reenter::PROGRAMS].concat()
 }
 
 /// All tests, by name.
 fn tests() -> Vec<(&'static str, Test)> {
-    [family::TESTS, killed::TESTS, reenter::TESTS].concat()
+    [family::TESTS, killed::TESTS, pools::TESTS, reenter::TESTS].concat()
 }
 
 fn main() -> ExitCode {

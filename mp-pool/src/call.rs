@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{PoolError, TaskError};
-use crate::job::{Function, Job};
+use crate::job::{Function, Job, Ticket};
 use crate::pool::Pool;
 use crate::progress::Bar;
 
@@ -146,8 +146,15 @@ impl<'a> Call<'a> {
             let reason = format!("{} tasks are more than a call can have; use larger chunks", job.len());
             return Err(PoolError::Invalid { what: "number of tasks", reason });
         }
-        if job.len() > 0 {
-            self.pool.shared().submit(job.clone())?;
+        let shared = self.pool.shared();
+        if shared.is_served_here() {
+            let reason = "the thread of a pool, which calls back, cannot wait for its own pool".into();
+            return Err(PoolError::Invalid { what: "call from a callback", reason });
+        }
+        if job.len() == 0 {
+            shared.check_open()?;
+        } else {
+            shared.submit(Ticket::new(job.clone()))?;
             if self.progress {
                 let bar = Bar::new(job.items());
                 let outcome = job.wait(Some(&mut |done| bar.set(done)));

@@ -4,6 +4,7 @@
 //! worker that dies takes nothing with it that is not here too.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -192,8 +193,8 @@ impl Job {
         let mut progress = lock(&self.progress);
         if progress.tasks_done < self.len() {
             progress.aborted.get_or_insert(error);
+            self.changed.notify_all();
         }
-        self.changed.notify_all();
     }
 
     /// Waits until all is done; `tell` is called with the number of items done, now and then.
@@ -287,5 +288,25 @@ fn end_task(ends: &mut Vec<usize>, bodies: &[u8], all: &mut HashMap<usize, Vec<S
     ends.push(bodies.len());
 }
 
-/// A job is shared by its caller and the pool's thread.
-pub(crate) type SharedJob = Arc<Job>;
+/// A job in the hands of the pool: however it is let go of, even in a panic, its caller waits no longer.
+pub(crate) struct Ticket(Arc<Job>);
+
+impl Ticket {
+    pub fn new(job: Arc<Job>) -> Ticket {
+        Ticket(job)
+    }
+}
+
+impl Deref for Ticket {
+    type Target = Job;
+
+    fn deref(&self) -> &Job {
+        &self.0
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.abort(PoolError::Terminated);
+    }
+}

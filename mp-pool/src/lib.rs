@@ -14,6 +14,7 @@
 
 mod call;
 mod error;
+mod exit;
 mod job;
 mod member;
 mod pool;

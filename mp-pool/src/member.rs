@@ -19,7 +19,12 @@ const FEWEST: usize = 2;
 /// Tasks in a link at most.
 const MOST: usize = 512;
 
-/// A worker.
+/// How long a worker may take until it is ready.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
+/// A worker that ran for this long was able to work, even if it never got a task.
+const GROWN_UP: Duration = Duration::from_secs(1);
+
+/// A worker. It ends when this is dropped, if it has not before.
 pub(crate) struct Member {
     pub name: String,
     pub state: State,
@@ -28,17 +33,23 @@ pub(crate) struct Member {
     pub socket: Connection,
     /// The functions that it knows, by number modulo their count.
     pub defined: [Option<u32>; FUNCTIONS],
+    /// Whether it has a task with descriptors: then it has no other.
+    pub alone: bool,
+    /// Whether it broke its link: it gets nothing and is heard no more, until it is seen to be dead.
+    pub broken: bool,
     /// How many tasks it should have.
     pub target: usize,
     /// Whether it has finished any task.
     pub proven: bool,
+    /// When it was asked for, or was ready.
+    begun: Instant,
     /// When the present count of results began, and that count.
     since: Instant,
     done: u32,
 }
 
 pub(crate) enum State {
-    Starting(StartingProcess<()>),
+    Starting(Box<StartingProcess<()>>),
     Running(Process<()>),
     /// Its end is dealt with.
     Gone,
@@ -56,15 +67,19 @@ impl Member {
             .name(name.clone())
             .terminate_at_exit(true)
             .daemon(false)
+            .start_timeout(START_LIMIT)
             .begin_start()?;
         Ok(Member {
             name,
-            state: State::Starting(starting),
+            state: State::Starting(Box::new(starting)),
             link,
             socket,
             defined: [None; FUNCTIONS],
+            alone: false,
+            broken: false,
             target: FEWEST,
             proven: false,
+            begun: Instant::now(),
             since: Instant::now(),
             done: 0,
         })
@@ -74,8 +89,34 @@ impl Member {
     pub fn finish_start(&mut self) -> Result<(), StartError> {
         if let State::Starting(starting) = std::mem::replace(&mut self.state, State::Gone) {
             self.state = State::Running(starting.finish()?);
+            self.begun = Instant::now();
         }
         Ok(())
+    }
+
+    /// When to give up waiting for its start, if it starts.
+    pub fn start_deadline(&self) -> Option<Instant> {
+        matches!(self.state, State::Starting(_)).then(|| self.begun + START_LIMIT)
+    }
+
+    /// Whether it was ever able to work.
+    pub fn has_lived(&self) -> bool {
+        self.proven || (self.process().is_some() && self.begun.elapsed() >= GROWN_UP)
+    }
+
+    /// Whether it can be given tasks.
+    pub fn is_ready(&self) -> bool {
+        self.process().is_some() && !self.broken
+    }
+
+    /// Tasks that it could be relieved of; none if it broke its link.
+    pub fn unbegun(&mut self) -> usize {
+        let outstanding = self.outstanding();
+        // Descriptors that were sent are not taken back.
+        if outstanding == 0 || self.alone || !self.is_ready() {
+            return 0;
+        }
+        self.link.tasks.claimed_len().map_or(0, |claimed| outstanding - claimed)
     }
 
     pub fn process(&self) -> Option<&Process<()>> {
@@ -116,6 +157,17 @@ impl Member {
         self.target = wanted.clamp(FEWEST, MOST).min(self.target * 4);
         if elapsed > BUFFERED || self.done as usize > MOST {
             self.begin_measure(now);
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let State::Running(process) = &self.state
+            && !process.done()
+        {
+            let _ = process.kill();
+            let _ = process.join();
         }
     }
 }

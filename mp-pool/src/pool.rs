@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::call::{Call, With};
 use crate::error::{OnLost, PoolError, WorkerLost};
+use crate::exit;
 use crate::lock;
 use crate::member::Member;
 use crate::shared::{Shared, Stage};
@@ -202,7 +203,7 @@ impl Pool {
     /// [`PoolError::StillRunning`], [`PoolError::NotOurs`].
     pub fn join(&self) -> Result<(), PoolError> {
         self.check_owner()?;
-        if self.shared.stage() == Stage::Open {
+        if self.shared.stage() == Stage::Open && !self.shared.has_ended() {
             return Err(PoolError::StillRunning);
         }
         self.wait_end();
@@ -210,6 +211,10 @@ impl Pool {
     }
 
     fn wait_end(&self) {
+        // In a callback it cannot be waited for: it ends after that.
+        if self.shared.is_served_here() {
+            return;
+        }
         self.shared.wait_end();
         if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();
@@ -240,7 +245,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Is called with each worker that is lost, by the thread of the pool: it should return soon.
+    /// Is called with each worker that is lost, by the thread of the pool: it should return soon, and cannot call the
+    /// pool itself. What it panics of is logged.
     pub fn on_worker_lost(mut self, tell: impl Fn(&WorkerLost) + Send + Sync + 'static) -> Self {
         self.on_lost = Some(Arc::new(tell));
         self
@@ -263,6 +269,7 @@ impl PoolBuilder {
             std::iter::repeat_with(|| Member::start(context, shared.next_name(context), &shared.bell));
         let mut members = members.take(processes).collect::<Result<Vec<_>, _>>()?;
         members.iter_mut().try_for_each(Member::finish_start)?;
+        exit::note(&shared);
         let supervisor = Supervisor::new(shared.clone(), context, members, self.on_lost)?;
         let thread = std::thread::Builder::new().name("mp-pool".into()).spawn(|| supervisor.run());
         let thread = thread.map_err(|error| mp_core::Error::io("starting the thread of a pool", error))?;
@@ -280,9 +287,10 @@ impl Drop for Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match self.shared.stage() {
+            _ if self.shared.has_ended() => "ended",
             Stage::Open => "running",
             Stage::Closed => "closed",
-            Stage::Terminated | Stage::Ended => "ended",
+            Stage::Terminated => "terminated",
         };
         write!(f, "<Pool processes={} method={} {stage}>", self.processes, self.context.start_method())
     }

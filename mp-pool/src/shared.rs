@@ -2,21 +2,28 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 use mp_context::{Context, StartMethod};
 use mp_core::Error;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::error::PoolError;
-use crate::job::SharedJob;
+use crate::job::Ticket;
 use crate::lock;
+
+/// How long the exit of the process waits for a pool: what its thread waits for may never come then.
+const EXIT_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a handle asks of the thread.
 pub(crate) enum Command {
-    Run(SharedJob),
+    Run(Ticket),
     Close,
     Terminate,
+    /// Terminate, and leave the callers waiting: the process exits.
+    Exit,
 }
 
 pub(crate) struct Shared {
@@ -24,6 +31,8 @@ pub(crate) struct Shared {
     pub bell: OwnedFd,
     inbox: Mutex<Inbox>,
     ended: Condvar,
+    /// The thread.
+    server: OnceLock<ThreadId>,
     named: AtomicU64,
     tasks: AtomicU64,
     losses: AtomicU64,
@@ -33,6 +42,8 @@ pub(crate) struct Shared {
 struct Inbox {
     commands: Vec<Command>,
     stage: Stage,
+    /// The thread and all workers are gone.
+    ended: bool,
 }
 
 /// How far the life of a pool is.
@@ -42,8 +53,16 @@ pub(crate) enum Stage {
     Open,
     Closed,
     Terminated,
-    /// The thread and all workers are gone.
-    Ended,
+}
+
+impl Inbox {
+    fn check_open(&self) -> Result<(), PoolError> {
+        match self.stage {
+            Stage::Closed => Err(PoolError::Closed),
+            Stage::Open if !self.ended => Ok(()),
+            Stage::Open | Stage::Terminated => Err(PoolError::Terminated),
+        }
+    }
 }
 
 impl Shared {
@@ -54,6 +73,7 @@ impl Shared {
             bell,
             inbox: Mutex::default(),
             ended: Condvar::new(),
+            server: OnceLock::new(),
             named: AtomicU64::new(0),
             tasks: AtomicU64::new(0),
             losses: AtomicU64::new(0),
@@ -61,16 +81,18 @@ impl Shared {
     }
 
     /// Leaves a job for the thread.
-    pub fn submit(&self, job: SharedJob) -> Result<(), PoolError> {
+    pub fn submit(&self, job: Ticket) -> Result<(), PoolError> {
         let mut inbox = lock(&self.inbox);
-        match inbox.stage {
-            Stage::Open => inbox.commands.push(Command::Run(job)),
-            Stage::Closed => return Err(PoolError::Closed),
-            Stage::Terminated | Stage::Ended => return Err(PoolError::Terminated),
-        }
+        inbox.check_open()?;
+        inbox.commands.push(Command::Run(job));
         drop(inbox);
         self.ring();
         Ok(())
+    }
+
+    /// Whether the pool takes jobs.
+    pub fn check_open(&self) -> Result<(), PoolError> {
+        lock(&self.inbox).check_open()
     }
 
     pub fn close(&self) {
@@ -85,7 +107,7 @@ impl Shared {
 
     pub fn terminate(&self) {
         let mut inbox = lock(&self.inbox);
-        if matches!(inbox.stage, Stage::Open | Stage::Closed) {
+        if inbox.stage != Stage::Terminated {
             inbox.stage = Stage::Terminated;
             inbox.commands.push(Command::Terminate);
         }
@@ -93,14 +115,45 @@ impl Shared {
         self.ring();
     }
 
+    /// Ends the workers, as the process exits; callers, if any thread still runs, are to hear nothing of it.
+    pub fn exit(&self) {
+        let mut inbox = lock(&self.inbox);
+        inbox.stage = Stage::Terminated;
+        inbox.commands.insert(0, Command::Exit);
+        drop(inbox);
+        self.ring();
+        if !self.is_served_here() {
+            let limit = Instant::now() + EXIT_LIMIT;
+            let mut inbox = lock(&self.inbox);
+            while !inbox.ended && Instant::now() < limit {
+                let rest = limit.saturating_duration_since(Instant::now());
+                inbox = self.ended.wait_timeout(inbox, rest).unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+    }
+
     pub fn stage(&self) -> Stage {
         lock(&self.inbox).stage
+    }
+
+    pub fn has_ended(&self) -> bool {
+        lock(&self.inbox).ended
+    }
+
+    /// Notes that this thread is the one that serves.
+    pub fn serve_here(&self) {
+        let _ = self.server.set(std::thread::current().id());
+    }
+
+    /// Whether this is the thread that serves, which must not wait for itself.
+    pub fn is_served_here(&self) -> bool {
+        self.server.get() == Some(&std::thread::current().id())
     }
 
     /// Waits until all is over.
     pub fn wait_end(&self) {
         let mut inbox = lock(&self.inbox);
-        while inbox.stage != Stage::Ended {
+        while !inbox.ended {
             inbox = self.ended.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -121,12 +174,8 @@ impl Shared {
     /// Called by the thread as its last act: nobody is to wait for it any more.
     pub fn end(&self) {
         let mut inbox = lock(&self.inbox);
-        inbox.stage = Stage::Ended;
-        for command in inbox.commands.drain(..) {
-            if let Command::Run(job) = command {
-                job.abort(PoolError::Terminated);
-            }
-        }
+        inbox.ended = true;
+        inbox.commands.clear();
         self.ended.notify_all();
     }
 

@@ -2,8 +2,9 @@
 //!
 //! A task is one item, or a chunk of items each with its length before it. A result is likewise one value or a chunk
 //! of values, or one [`Failure`]. Bodies too large for the link are files in memory, passed through the socket beside
-//! the link, like all descriptors; there each message is headed by the id of its task, so that messages of tasks that
-//! were taken back can be told and dropped.
+//! the link, like all descriptors. A task with descriptors is alone in its link and is not taken back: what lies in the
+//! socket is always of the task that is next, so sending never blocks and nothing is held open by messages that nobody
+//! reads. Each message is headed by the id of its task, to be sure.
 
 use mp_context::PanicReport;
 use serde::{Deserialize, Serialize};

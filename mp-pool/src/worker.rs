@@ -107,15 +107,16 @@ impl Worker {
     }
 }
 
-/// The descriptors of a task; those of tasks that were taken back come first, and are dropped.
-pub(crate) fn receive_fds(socket: &Connection, header: TaskHeader) -> Result<Fds> {
-    while header.fds > 0 {
-        let message = socket.recv_message()?;
-        if message.bytes == header.id.to_le_bytes() {
-            return Ok(message.fds);
-        }
+/// The descriptors of a task.
+fn receive_fds(socket: &Connection, header: TaskHeader) -> Result<Fds> {
+    if header.fds == 0 {
+        return Ok(Fds::new());
     }
-    Ok(Fds::new())
+    let message = socket.recv_message()?;
+    if message.bytes != header.id.to_le_bytes() {
+        return Err(Error::Invalid { what: "task", reason: "its descriptors are those of another".into() });
+    }
+    Ok(message.fds)
 }
 
 fn define(body: &[u8], fds: &mut Fds) -> Result<PreparedFunction, String> {

@@ -198,6 +198,27 @@ pub fn is_running(pid: u32) -> bool {
     state_of(pid).is_some_and(|state| state != 'Z')
 }
 
+/// CPU time that a process has used, all its threads together, in clock ticks (100 a second).
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+}
+
+/// Panics if one of the processes uses more than a tenth of a CPU during `time`.
+#[track_caller]
+pub fn idle_for(time: Duration, pids: &[u32]) {
+    let before: Vec<u64> = pids.iter().map(|pid| cpu_ticks(*pid)).collect();
+    std::thread::sleep(time);
+    for (pid, before) in pids.iter().zip(before) {
+        let used = cpu_ticks(*pid) - before;
+        assert!(
+            u128::from(used) <= time.as_millis() / 100 + 1,
+            "process {pid} used {used} ticks in {time:?}"
+        );
+    }
+}
+
 /// What this process has open and running.
 #[derive(PartialEq, Eq)]
 pub struct Belongings {
