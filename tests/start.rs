@@ -230,7 +230,7 @@ fn start_12_a_program_that_is_not_there() {
             let error = context.process(|| (), ()).start().expect_err("no program");
             assert!(error.to_string().contains("/nowhere/at/all"), "{error}");
             before.assert_same();
-            mp::set_executable::<&str>(None);
+            mp::reset_executable();
             context.process(|| (), ()).start().expect("a child").join().expect("a good end");
         };
         let child = Context::spawn().process(run, (method,)).start().expect("a child");
