@@ -138,9 +138,14 @@ where
     assert!(holds_within(SOON, || left().is_none()), "{how}: left behind in /dev/shm: {:?}", left());
 }
 
+/// What of this library has a name in shared memory; other programs of the machine may be using that folder too.
 fn shared_memory() -> Vec<PathBuf> {
     let entries = std::fs::read_dir("/dev/shm").into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).collect()
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        ["mp-", "mp_", "multiprocess"].iter().any(|prefix| name.starts_with(prefix))
+    };
+    entries.map(|entry| entry.path()).filter(is_ours).collect()
 }
 
 /// A mark in the environment of a process, and so of everything that it starts.
