@@ -332,6 +332,25 @@ fn fsrv_a_server_that_does_not_get_ready_is_a_timeout() {
     });
 }
 
+/// The pipe for the exit status ends with the server, long before the child does.
+#[test]
+fn fsrv_a_wait_for_a_child_keeps_its_limit_when_the_server_is_killed() {
+    alone(|| {
+        let (here, there) = mp::pipe().expect("a pipe");
+        let child = |there: mp::Connection| there.recv::<u8>().expect("a number");
+        let child = Context::forkserver().process(child, (there,)).start().expect("a start");
+        signal(server(), Signal::KILL);
+        let begun = Instant::now();
+        let limit = Duration::from_millis(200);
+        assert!(matches!(child.join_timeout(limit), Err(mp::ProcessError::Timeout { .. })));
+        assert!(begun.elapsed() >= limit && begun.elapsed() < AT_ONCE);
+        assert!(child.is_alive());
+        here.send(&7u8).expect("sent");
+        assert_eq!(child.join().expect("its result"), 7);
+        assert_eq!(child.exit_code(), Some(0));
+    });
+}
+
 /// A server that does not move is a time-out, whose child does not come to life later.
 #[test]
 fn fsrv_a_stopped_server_is_a_timeout() {

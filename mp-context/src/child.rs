@@ -98,28 +98,21 @@ impl Child {
             return Ok(Some(end));
         }
         self.check_parent()?;
-        let deadline = timeout.map(|timeout| Instant::now().checked_add(timeout));
-        loop {
-            let rest = deadline.flatten().map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            // The status comes right behind the end, so waiting for it alone saves a second wake-up.
-            let waited = match &self.status {
-                Some(status) if timeout != Some(Duration::ZERO) => status.as_fd(),
-                _ => self.pidfd.as_fd(),
-            };
-            let ready = wait_ready(&[waited], rest).map_err(|error| self.system(error))?;
-            if ready.is_empty() {
-                return Ok(None);
-            }
-            // A server that was killed ends the pipe before the child ends.
-            if pidfd::has_ended(self.pidfd.as_fd()) || self.wait_pidfd(deadline.flatten())? {
-                return Ok(Some(self.take_account()));
-            }
-        }
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        // The status comes right behind the end, so waiting for it alone saves a second wake-up.
+        let waited = match &self.status {
+            Some(status) if timeout != Some(Duration::ZERO) => status.as_fd(),
+            _ => self.pidfd.as_fd(),
+        };
+        let ended = self.wait_fd(waited, timeout)?
+            && (pidfd::has_ended(self.pidfd.as_fd())
+                // A server that was killed ends the pipe before the child ends.
+                || self.wait_fd(self.pidfd.as_fd(), timeout.and(deadline).map(rest))?);
+        Ok(ended.then(|| self.take_account()))
     }
 
-    fn wait_pidfd(&self, deadline: Option<Instant>) -> Result<bool, ProcessError> {
-        let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let ready = wait_ready(&[&self.pidfd], rest).map_err(|error| self.system(error))?;
+    fn wait_fd(&self, fd: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<bool, ProcessError> {
+        let ready = wait_ready(&[fd], timeout).map_err(|error| self.system(error))?;
         Ok(!ready.is_empty())
     }
 
@@ -132,7 +125,8 @@ impl Child {
         let end = self.end.get_or_init(|| {
             let (farewell, value) = self.read_farewell().unzip();
             let status = match &self.status {
-                None => pidfd::reap(&self.pidfd),
+                // It is seen to have ended a little before it can be reaped.
+                None => Some(pidfd::wait_and_reap(&self.pidfd)),
                 Some(pipe) => read_status(pipe).or_else(|| pidfd::recall(&self.pidfd)),
             };
             let guess = match &farewell {
@@ -276,6 +270,11 @@ fn decode_status(bytes: [u8; 8]) -> Option<ExitStatus> {
         2 => Some(ExitStatus::Signal { signal: number, core_dumped: true }),
         _ => None,
     }
+}
+
+/// The time until `deadline`.
+pub(crate) fn rest(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
