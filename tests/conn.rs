@@ -127,6 +127,7 @@ fn conn_04_poll_without_data() {
     });
 }
 
+/// CONN-05, CONN-14
 #[test]
 fn conn_05_14_lengths() {
     for_each_method(|context| {
@@ -183,6 +184,7 @@ fn conn_08_one_way() {
     });
 }
 
+/// CONN-09, CONN-10
 #[test]
 fn conn_09_10_ranges() {
     for_each_method(|context| {

@@ -109,7 +109,7 @@ fn fsrv_01_sigkill_of_the_server() {
     });
 }
 
-/// The server has no address and no key: it talks through a pair of sockets without names, whose other end its user
+/// FSRV-02, FSRV-03: The server has no address and no key: it talks through a pair of sockets without names, whose other end its user
 /// alone holds. So instead of a wrong key being refused, there is nothing to send it to.
 #[test]
 fn fsrv_02_fsrv_03_nobody_can_reach_the_server() {

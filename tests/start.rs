@@ -258,3 +258,18 @@ fn start_one_that_nobody_waits_for_is_ended() {
         // What is left of it is looked for after the scenario, zombies included.
     });
 }
+
+#[test]
+fn start_08_a_child_has_the_default_method_of_its_parent() {
+    alone(|| {
+        for method in mp::get_all_start_methods() {
+            mp::set_start_method(method, true).expect("a known method");
+            let process = mp::process(
+                || (mp::default_start_method().to_owned(), mp::get_start_method().to_owned()),
+                (),
+            );
+            let seen = process.start().expect("a start").join().expect("what it sees");
+            assert_eq!(seen, (method.to_owned(), method.to_owned()));
+        }
+    });
+}

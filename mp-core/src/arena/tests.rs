@@ -254,29 +254,3 @@ proptest! {
         prop_assert_eq!(arena.chunks(), 0);
     }
 }
-
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_a_block() {
-    let arena = Arena::new();
-    let rounds = 1_000_000;
-    let start = std::time::Instant::now();
-    for _ in 0..rounds {
-        drop(std::hint::black_box(arena.alloc(8, 8).unwrap()));
-    }
-    println!("alloc and drop: {:.1} ns", start.elapsed().as_nanos() as f64 / rounds as f64);
-    let resident = || {
-        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-        text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-    };
-    let before = resident();
-    let start = std::time::Instant::now();
-    let mut blocks = Vec::with_capacity(rounds);
-    blocks.extend((0..rounds).map(|_| arena.alloc(8, 8).unwrap()));
-    println!("a million live: {:.1} ns each", start.elapsed().as_nanos() as f64 / rounds as f64);
-    println!("{:.1} resident bytes each", (resident() - before) as f64 / rounds as f64);
-    println!("{} chunks", arena.chunks());
-    let start = std::time::Instant::now();
-    drop(blocks);
-    println!("dropped: {:.1} ns each", start.elapsed().as_nanos() as f64 / rounds as f64);
-}

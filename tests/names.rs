@@ -1,0 +1,120 @@
+//! START-13: the public names of the facade are complete, and none is there by accident.
+
+use std::collections::BTreeSet;
+
+/// Every public name; a change here is a change of what users have.
+const NAMES: &[&str] = &[
+    "AuthKey",
+    "Bulk",
+    "Call",
+    "Connection",
+    "Context",
+    "ContextExt",
+    "CurrentProcess",
+    "Error",
+    "ExitReason",
+    "Handle",
+    "InitializeError",
+    "OnError",
+    "PanicReport",
+    "ParentProcess",
+    "Pool",
+    "PoolBuilder",
+    "PoolError",
+    "PoolStats",
+    "PreloadOutcome",
+    "Process",
+    "ProcessBuilder",
+    "ProcessError",
+    "Resource",
+    "Result",
+    "Results",
+    "ReturnWhen",
+    "StartError",
+    "StartMethod",
+    "StartingProcess",
+    "Stdio",
+    "TaskError",
+    "TaskFailure",
+    "With",
+    "WorkerLost",
+    "active_children",
+    "allow_connection_pickling",
+    "as_completed",
+    "core",
+    "cpu_count",
+    "current_process",
+    "default_start_method",
+    "exit",
+    "freeze_support",
+    "get_all_start_methods",
+    "get_context",
+    "get_start_method",
+    "initialize",
+    "parent_process",
+    "pipe",
+    "prelude",
+    "process",
+    "recommended_start_method",
+    "reset_executable",
+    "server_pid",
+    "set_executable",
+    "set_forkserver_preload",
+    "set_start_method",
+    "signal_name",
+    "simplex_pipe",
+    "wait",
+    "wait_ready",
+];
+
+/// The names that `src/lib.rs` exports.
+fn exported() -> BTreeSet<String> {
+    let source = include_str!("../src/lib.rs");
+    let mut names = BTreeSet::new();
+    for item in source.split("pub ").skip(1) {
+        let item = item.split(';').next().unwrap_or_default();
+        if let Some(module) = item.strip_prefix("mod ") {
+            names.insert(module.to_owned());
+        }
+        let Some(path) = item.strip_prefix("use ") else { continue };
+        assert!(!path.contains('*'), "what {path} exports is not seen here");
+        let list =
+            path.split_once('{').map_or_else(|| path.rsplit("::").next().unwrap_or(path), |(_, list)| list);
+        for name in list.trim_end_matches('}').split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            names.insert(name.rsplit(" as ").next().unwrap_or(name).to_owned());
+        }
+    }
+    names
+}
+
+#[test]
+fn start_13_the_public_names_are_those_of_the_list() {
+    let listed: BTreeSet<String> = NAMES.iter().map(|name| (*name).to_owned()).collect();
+    let exported = exported();
+    let missing: Vec<_> = listed.difference(&exported).collect();
+    let unexpected: Vec<_> = exported.difference(&listed).collect();
+    assert!(missing.is_empty() && unexpected.is_empty(), "missing: {missing:?}; unexpected: {unexpected:?}");
+}
+
+/// The names of Python's module that concern processes are all there, as it spells them.
+#[test]
+fn start_13_the_names_of_python_are_there() {
+    let python = [
+        "active_children",
+        "allow_connection_pickling",
+        "cpu_count",
+        "current_process",
+        "freeze_support",
+        "get_all_start_methods",
+        "get_context",
+        "get_start_method",
+        "parent_process",
+        "set_executable",
+        "set_forkserver_preload",
+        "set_start_method",
+    ];
+    let exported = exported();
+    for name in python.into_iter().chain(["Pool", "Process", "ProcessError"]) {
+        assert!(exported.contains(name), "{name}");
+    }
+}
