@@ -52,6 +52,7 @@ const NAMES: &[&str] = &[
     "get_start_method",
     "initialize",
     "parent_process",
+    "physical_cpu_count",
     "pipe",
     "prelude",
     "process",

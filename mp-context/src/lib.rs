@@ -29,6 +29,7 @@ mod initialize;
 mod launch;
 mod method;
 mod panic_report;
+mod physical;
 mod preparation;
 mod process;
 mod server;
@@ -51,6 +52,7 @@ pub use method::{
 };
 pub use mp_core::process::entry::freeze_support;
 pub use panic_report::catch;
+pub use physical::physical_cpu_count;
 pub use preparation::Resource;
 pub use process::Process;
 pub use server::OnError;
