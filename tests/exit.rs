@@ -374,3 +374,22 @@ fn exit_codes_through_the_default_method() {
         assert_eq!(Context::default(), Context::forkserver());
     });
 }
+
+/// The stack of a remote panic is that of its reader's code: neither how panics work nor how children are run is in it.
+#[test]
+fn the_stack_of_a_panic_is_that_of_the_function() {
+    for_each_method(|context| {
+        #[inline(never)]
+        fn deep_inside(word: &str) {
+            panic!("no {word}");
+        }
+        let process = context.process(|word: String| deep_inside(&word), ("luck".to_owned(),)).start();
+        let process = process.expect("a start");
+        assert!(process.join().is_err());
+        let report = process.panic_report().expect("a panic");
+        assert!(report.backtrace.contains("deep_inside"), "{report:#}");
+        for foreign in ["rust_begin_unwind", "mp_context", "mp_core", "bootstrap"] {
+            assert!(!report.backtrace.contains(foreign), "{foreign}: {report:#}");
+        }
+    });
+}

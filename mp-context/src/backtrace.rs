@@ -11,7 +11,10 @@ pub(crate) fn trim(backtrace: &str) -> String {
         PANIC.iter().any(|part| symbol.contains(part))
     };
     let top = frames.iter().rposition(is_panic).map_or(0, |last| last + 1);
-    let is_call = |frame: &&str| frame.contains("mp-core") && frame.contains("function.rs");
+    // By its symbol, or by its file where the symbol was inlined.
+    let is_call = |frame: &&str| {
+        frame.contains("mp_core::function") || (frame.contains("mp-core") && frame.contains("/function/"))
+    };
     let bottom = frames[top..].iter().position(is_call).map_or(frames.len(), |count| top + count);
     let kept = &frames[top..bottom];
     if kept.is_empty() { backtrace.to_owned() } else { kept.concat() }
@@ -46,7 +49,7 @@ mod tests {
    3: program::work
              at ./src/main.rs:7:5
    4: call<program::work, u8>
-             at /registry/mp-core-0.1.0/src/function.rs:363:17
+             at /registry/mp-core-0.1.0/src/function/arguments.rs:63:17
    5: _start
 ";
 
