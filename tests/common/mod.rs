@@ -39,6 +39,7 @@ pub fn watchdog() -> Watchdog {
 /// A [`Watchdog`] of `limit`.
 #[track_caller]
 pub fn watchdog_of(limit: Duration) -> Watchdog {
+    do_not_ignore_interrupts();
     let place = Location::caller();
     let test = std::thread::current().name().unwrap_or("unnamed").to_owned();
     let (off, bell) = mpsc::channel::<()>();
@@ -51,6 +52,15 @@ pub fn watchdog_of(limit: Duration) -> Watchdog {
         }
     });
     Watchdog { _off: off }
+}
+
+/// A shell that runs its commands in the background has them ignore interrupts, and children take that over.
+fn do_not_ignore_interrupts() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: sets the default disposition; no handler is installed.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+    });
 }
 
 /// Waits until `condition` holds; panics, naming `what`, if it does not within [`SOON`].
