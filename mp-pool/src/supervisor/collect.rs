@@ -1,0 +1,129 @@
+//! Results on their way out of the links, to the calls that they are for.
+//!
+//! What a worker sends is checked; one that sends nonsense is killed, and its end is then like any other. What a worker
+//! sent before it died is taken in like everything else.
+
+use std::time::Instant;
+
+use mp_core::link::{ResultHeader, TaskHeader};
+use mp_core::message::SharedFd;
+use mp_core::{Error, codec, parcel};
+
+use super::Supervisor;
+use super::active::split;
+use super::post::SOCKET_LIMIT;
+use crate::error::TaskFailure;
+use crate::member::Member;
+use crate::wire::{Cause, Failure, RESULT_FILE, status, task};
+
+impl Supervisor {
+    /// Takes in the results of a worker; true if there were any.
+    pub(super) fn collect(&mut self, position: usize, now: Instant) -> bool {
+        let mut done = 0;
+        loop {
+            let Some(member) = self.seats[position].member.as_mut().filter(|member| !member.broken) else {
+                return done > 0;
+            };
+            match take_result(member, &mut self.scratch) {
+                Ok(None) => {
+                    member.measure(done, now);
+                    return done > 0;
+                }
+                Ok(Some(taken)) => {
+                    done += 1;
+                    if let Err(error) = &taken.fds {
+                        condemn(member, error);
+                    }
+                    if taken.task.flags & task::DEFINE == 0 {
+                        member.proven = true;
+                        self.seats[position].failures = 0;
+                        self.reset_deaths();
+                        self.shared.count_task();
+                        self.finish(position, taken);
+                    } else if let Some(active) = self.job(taken.task.function) {
+                        active.definition_deaths = 0;
+                    }
+                }
+                Err(error) => condemn(member, &error),
+            }
+        }
+    }
+
+    /// Notes the result of a task.
+    fn finish(&mut self, position: usize, taken: Taken) {
+        let (number, task) = split(taken.task.id);
+        let Some(index) = self.jobs.iter().position(|active| active.number == number) else { return };
+        let active = &mut self.jobs[index];
+        match (taken.fds, &self.seats[position].member) {
+            (Ok(fds), _) if taken.result.status == status::VALUE => {
+                active.job.succeed(task, &self.scratch, fds)
+            }
+            (Ok(_), Some(member)) => {
+                let (item, cause) = failure(&self.scratch, member);
+                active.job.fail(task, item, cause);
+            }
+            (Ok(_), None) => active.job.fail(task, 0, TaskFailure::Result("the worker is gone".into())),
+            (Err(error), _) => active.job.fail(task, 0, TaskFailure::Result(error.to_string())),
+        }
+        active.left -= 1;
+        if active.left == 0 {
+            self.jobs.remove(index);
+        }
+    }
+}
+
+/// A result, with the task that it is for. The task is off the link, even if its descriptors could not be received.
+struct Taken {
+    task: TaskHeader,
+    result: ResultHeader,
+    fds: mp_core::Result<Vec<SharedFd>>,
+}
+
+/// The next result of a worker, its body in `body`.
+fn take_result(member: &mut Member, body: &mut Vec<u8>) -> mp_core::Result<Option<Taken>> {
+    let Some((result, done)) = member.link.results.next(body)? else { return Ok(None) };
+    let done = done.ok_or_else(|| Error::Invalid { what: "result", reason: "it is only a part".into() })?;
+    let task = member.link.tasks.complete(done)?;
+    member.alone &= task.fds == 0;
+    let fds = if result.fds > 0 { receive_fds(member, result, body) } else { Ok(Vec::new()) };
+    Ok(Some(Taken { task, result, fds }))
+}
+
+fn receive_fds(member: &Member, result: ResultHeader, body: &mut Vec<u8>) -> mp_core::Result<Vec<SharedFd>> {
+    // The worker sent them before the result.
+    let mut message = member.socket.recv_message_timeout(SOCKET_LIMIT)?;
+    if message.bytes != result.id.to_le_bytes() || message.fds.len() != result.fds as usize {
+        return Err(Error::Invalid { what: "result", reason: "its descriptors are those of another".into() });
+    }
+    if result.flags & RESULT_FILE != 0 {
+        *body = parcel::load(&mut message.fds)?;
+    }
+    Ok(message.fds.iter().cloned().collect())
+}
+
+fn failure(body: &[u8], member: &Member) -> (usize, TaskFailure) {
+    match codec::decode_value::<Failure>(body) {
+        Ok(Failure { item, cause }) => {
+            let cause = match cause {
+                Cause::Panicked(report) => TaskFailure::Panicked {
+                    worker: member.name.clone(),
+                    pid: member.process().map_or(0, |process| process.pid()),
+                    report: Box::new(report),
+                },
+                Cause::Argument(reason) => TaskFailure::Argument(reason),
+                Cause::Result(reason) => TaskFailure::Result(reason),
+            };
+            (item as usize, cause)
+        }
+        Err(error) => (0, TaskFailure::Result(error.to_string())),
+    }
+}
+
+/// Ends a worker that broke its link.
+fn condemn(member: &mut Member, error: &Error) {
+    log::error!("worker {} broke its link: {error}", member.name);
+    member.broken = true;
+    if let Some(process) = member.process() {
+        let _ = process.kill();
+    }
+}
