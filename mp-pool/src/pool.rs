@@ -156,7 +156,8 @@ impl Pool {
         Call::new(self).with(captures)
     }
 
-    /// For the next call: `items` at a time make one task, which a worker takes, finishes or loses as a whole.
+    /// For the next call: `items` at a time make one task, which a worker takes and loses as a whole. It ends at the
+    /// first item that fails: those after it are [`Skipped`](crate::TaskFailure::Skipped), those before it have their values.
     ///
     /// The default is 1: quick tasks share messages anyway. Larger chunks save a little more on very quick functions.
     pub fn chunksize(&self, items: usize) -> Call<'_> {

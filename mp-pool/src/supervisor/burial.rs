@@ -71,7 +71,7 @@ impl Supervisor {
         if lost.retried {
             active.again.push_front(task);
         } else {
-            active.job.fail(task, 0, TaskFailure::WorkerLost(lost.clone()));
+            active.job.fail(task, TaskFailure::WorkerLost(lost.clone()));
             active.left -= 1;
             self.jobs.retain(|active| active.left > 0);
         }
@@ -86,7 +86,7 @@ impl Supervisor {
         }
         while let Some(task) = active.take() {
             let item = Some(active.job.first_item(task));
-            active.job.fail(task, 0, TaskFailure::WorkerLost(WorkerLost { item, ..lost.clone() }));
+            active.job.fail(task, TaskFailure::WorkerLost(WorkerLost { item, ..lost.clone() }));
             active.left -= 1;
         }
         self.jobs.retain(|active| active.left > 0);

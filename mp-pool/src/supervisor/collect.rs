@@ -14,7 +14,7 @@ use super::active::split;
 use super::post::SOCKET_LIMIT;
 use crate::error::TaskFailure;
 use crate::member::Member;
-use crate::wire::{Cause, Failure, RESULT_FILE, status, task};
+use crate::wire::{Failure, RESULT_FILE, split_last_part, status, task};
 
 impl Supervisor {
     /// Takes in the results of a worker; true if there were any.
@@ -54,16 +54,20 @@ impl Supervisor {
         let (number, task) = split(taken.task.id);
         let Some(index) = self.jobs.iter().position(|active| active.number == number) else { return };
         let active = &mut self.jobs[index];
+        let (job, body) = (&active.job, &self.scratch[..]);
         match (taken.fds, &self.seats[position].member) {
-            (Ok(fds), _) if taken.result.status == status::VALUE => {
-                active.job.succeed(task, &self.scratch, fds)
+            (Err(error), _) => job.fail(task, TaskFailure::Result(error.to_string())),
+            (Ok(fds), _) if taken.result.status == status::VALUE => job.succeed(task, body, fds),
+            (Ok(_), None) => job.fail(task, TaskFailure::Result("the worker is gone".into())),
+            (Ok(fds), Some(member)) if taken.result.status == status::CUT_SHORT => {
+                match split_last_part(body).filter(|(_, count, _)| *count < job.items_of(task)) {
+                    Some((values, count, cause)) => {
+                        job.cut_short(task, values, fds, count, failure(cause, member))
+                    }
+                    None => job.fail(task, TaskFailure::Result("what was sent is no result".into())),
+                }
             }
-            (Ok(_), Some(member)) => {
-                let (item, cause) = failure(&self.scratch, member);
-                active.job.fail(task, item, cause);
-            }
-            (Ok(_), None) => active.job.fail(task, 0, TaskFailure::Result("the worker is gone".into())),
-            (Err(error), _) => active.job.fail(task, 0, TaskFailure::Result(error.to_string())),
+            (Ok(_), Some(member)) => job.fail(task, failure(body, member)),
         }
         active.left -= 1;
         if active.left == 0 {
@@ -101,21 +105,16 @@ fn receive_fds(member: &Member, result: ResultHeader, body: &mut Vec<u8>) -> mp_
     Ok(message.fds.iter().cloned().collect())
 }
 
-fn failure(body: &[u8], member: &Member) -> (usize, TaskFailure) {
+fn failure(body: &[u8], member: &Member) -> TaskFailure {
     match codec::decode_value::<Failure>(body) {
-        Ok(Failure { item, cause }) => {
-            let cause = match cause {
-                Cause::Panicked(report) => TaskFailure::Panicked {
-                    worker: member.name.clone(),
-                    pid: member.process().map_or(0, |process| process.pid()),
-                    report: Box::new(report),
-                },
-                Cause::Argument(reason) => TaskFailure::Argument(reason),
-                Cause::Result(reason) => TaskFailure::Result(reason),
-            };
-            (item as usize, cause)
-        }
-        Err(error) => (0, TaskFailure::Result(error.to_string())),
+        Ok(Failure::Panicked(report)) => TaskFailure::Panicked {
+            worker: member.name.clone(),
+            pid: member.process().map_or(0, |process| process.pid()),
+            report: Box::new(report),
+        },
+        Ok(Failure::Argument(reason)) => TaskFailure::Argument(reason),
+        Ok(Failure::Result(reason)) => TaskFailure::Result(reason),
+        Err(error) => TaskFailure::Result(error.to_string()),
     }
 }
 

@@ -74,7 +74,7 @@ impl Supervisor {
                         break 'jobs;
                     }
                     Err(error) => {
-                        active.job.fail(task, 0, TaskFailure::Argument(error.to_string()));
+                        active.job.fail(task, TaskFailure::Argument(error.to_string()));
                         active.left -= 1;
                     }
                 }
