@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
 use multiprocess::core::Error;
@@ -14,7 +14,7 @@ use multiprocess::{Context, Pool, PoolError, StartMethod, TaskError, TaskFailure
 use rustix::process::{Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
-use common::{SOON, alone, for_each_method, for_methods};
+use common::{SOON, alone, for_each_method, for_methods, wait_until};
 
 const CHUNKS: [usize; 5] = [1, 2, 3, 7, 1000];
 
@@ -343,8 +343,10 @@ impl Serialize for Picky {
     }
 }
 
+type Numbered = Result<(u64, Option<Handle<File>>), Box<TaskError>>;
+
 /// What is said of the items of a call: their values, their error, or that they were not tried.
-fn told(results: &[Result<(u64, Option<Handle<File>>), Box<TaskError>>]) -> Vec<String> {
+fn told(results: &[Numbered]) -> Vec<String> {
     let tell =
         |(position, result): (usize, &Result<(u64, Option<Handle<File>>), Box<TaskError>>)| match result {
             Ok((value, file)) => {
@@ -415,5 +417,34 @@ fn a_chunk_that_fails_keeps_the_results_before() {
                 matches!(result, Err(error) if matches!(error.cause, TaskFailure::Skipped))
             })
         );
+    });
+}
+
+/// Memory that all links of this process hold, in bytes.
+fn memory_of_links() -> u64 {
+    let entries = std::fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
+    let links = entries.map(|entry| entry.path()).filter(|path| {
+        std::fs::read_link(path).is_ok_and(|name| name.to_string_lossy().contains("multiprocess-link"))
+    });
+    links.filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.blocks() * 512).sum()
+}
+
+/// What a burst of long items and results took is given back when nothing follows, and when short ones follow.
+#[test]
+fn memory_of_a_burst_is_given_back() {
+    for_methods(&[StartMethod::ForkServer], |context| {
+        let pool = pool_of(context);
+        let burst = || {
+            let items = (0..16).map(|_| filled(4 * MIB - 32));
+            assert_eq!(pool.map(|item: Vec<u8>| item, items).expect("results").len(), 16);
+            assert!(memory_of_links() > 8 * MIB as u64, "the test is about something else");
+        };
+        burst();
+        wait_until("an idle pool is small", || memory_of_links() < 6 * MIB as u64);
+        burst();
+        wait_until("a pool with short tasks is small", || {
+            assert_eq!(pool.map(|item: u64| item, 0..100).expect("results").len(), 100);
+            memory_of_links() < 6 * MIB as u64
+        });
     });
 }

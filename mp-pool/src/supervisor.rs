@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use mp_context::Context;
 use mp_core::Error;
+use mp_core::deadline::Deadline;
 use mp_core::link::TaskHeader;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -176,9 +177,10 @@ impl Supervisor {
         if asleep {
             let due = self.seats.iter().filter_map(Seat::due).min();
             let due = due.map(|due| due.saturating_duration_since(now));
+            let trim = self.trim_links();
             // Somebody idles while another has a few quick tasks left: look again soon, in case one of them is slow.
             let soon = (self.somebody_idles() && self.something_is_unbegun()).then_some(RECHECK);
-            let timeout = [due, soon].into_iter().flatten().min();
+            let timeout = [due, soon, trim].into_iter().flatten().min();
             let timeout =
                 timeout.map(|t| Timespec { tv_sec: t.as_secs() as _, tv_nsec: t.subsec_nanos() as _ });
             let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref());
@@ -193,6 +195,13 @@ impl Supervisor {
                 member.link.results.cancel_sleep();
             }
         }
+    }
+
+    /// Gives back what bursts left behind in the links; how long until there may be more of it.
+    fn trim_links(&mut self) -> Option<Duration> {
+        let now = Deadline::now();
+        let members = self.seats.iter_mut().filter_map(|seat| seat.member.as_mut());
+        members.filter_map(|member| member.link.tasks.trim(now)).min().map(Deadline::remaining)
     }
 
     /// Something happened to a worker: it is ready, or it has ended.

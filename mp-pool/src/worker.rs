@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use mp_context::catch;
 use mp_core::connection::Connection;
+use mp_core::deadline::Deadline;
 use mp_core::function::{Many, PreparedFunction, Remote};
 use mp_core::handle::Handle;
 use mp_core::link::{ResultHeader, TaskHeader, WorkerHalf, WorkerSide};
@@ -41,7 +42,9 @@ struct Worker {
 impl Worker {
     fn work(&mut self) -> Result<()> {
         loop {
-            let Some(task) = self.link.next(None)? else { continue };
+            // After a burst it wakes up once more to give memory back.
+            let look_again = if self.link.has_grown() { self.link.trim(Deadline::now())? } else { None };
+            let Some(task) = self.link.next(look_again)? else { continue };
             let header = task.header;
             if header.flags & task::STOP != 0 {
                 return Ok(());
@@ -82,7 +85,8 @@ impl Worker {
             match parcel::store(&self.result) {
                 Ok(file) => {
                     fds.attach(file.into());
-                    self.result.clear();
+                    // The memory, too: such results are rare.
+                    self.result = Vec::new();
                     header.flags |= RESULT_FILE;
                 }
                 Err(error) => {

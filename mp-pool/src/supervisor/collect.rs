@@ -14,7 +14,7 @@ use super::active::split;
 use super::post::SOCKET_LIMIT;
 use crate::error::TaskFailure;
 use crate::member::Member;
-use crate::wire::{Failure, RESULT_FILE, split_last_part, status, task};
+use crate::wire::{Failure, LONGEST_BODY, RESULT_FILE, split_last_part, status, task};
 
 impl Supervisor {
     /// Takes in the results of a worker; true if there were any.
@@ -72,6 +72,10 @@ impl Supervisor {
         active.left -= 1;
         if active.left == 0 {
             self.jobs.remove(index);
+        }
+        // Bodies from files only; those from links come more often.
+        if self.scratch.capacity() > 2 * LONGEST_BODY {
+            self.scratch = Vec::new();
         }
     }
 }
