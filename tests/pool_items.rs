@@ -347,23 +347,22 @@ type Numbered = Result<(u64, Option<Handle<File>>), Box<TaskError>>;
 
 /// What is said of the items of a call: their values, their error, or that they were not tried.
 fn told(results: &[Numbered]) -> Vec<String> {
-    let tell =
-        |(position, result): (usize, &Result<(u64, Option<Handle<File>>), Box<TaskError>>)| match result {
-            Ok((value, file)) => {
-                assert_eq!(file.as_ref().map(|file| number_of(file)), Some(position));
-                value.to_string()
+    let tell = |(position, result): (usize, &Numbered)| match result {
+        Ok((value, file)) => {
+            assert_eq!(file.as_ref().map(|file| number_of(file)), Some(position));
+            value.to_string()
+        }
+        Err(error) => {
+            assert_eq!(error.item, position);
+            match &error.cause {
+                TaskFailure::Panicked { report, .. } => report.message.clone(),
+                TaskFailure::Argument(_) => "argument".into(),
+                TaskFailure::Result(_) => "result".into(),
+                TaskFailure::Skipped => "skipped".into(),
+                other => format!("{other:?}"),
             }
-            Err(error) => {
-                assert_eq!(error.item, position);
-                match &error.cause {
-                    TaskFailure::Panicked { report, .. } => report.message.clone(),
-                    TaskFailure::Argument(_) => "argument".into(),
-                    TaskFailure::Result(_) => "result".into(),
-                    TaskFailure::Skipped => "skipped".into(),
-                    other => format!("{other:?}"),
-                }
-            }
-        };
+        }
+    };
     results.iter().enumerate().map(tell).collect()
 }
 

@@ -94,6 +94,12 @@ impl Member {
         Ok(())
     }
 
+    /// Itself, when it is ready.
+    pub fn ready(mut self) -> Result<Member, PoolError> {
+        self.finish_start()?;
+        Ok(self)
+    }
+
     /// When to give up waiting for its start, if it starts.
     pub fn start_deadline(&self) -> Option<Instant> {
         matches!(self.state, State::Starting(_)).then(|| self.begun + START_LIMIT)
