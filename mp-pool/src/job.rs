@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use mp_core::function::{Many, Remote};
@@ -171,7 +171,7 @@ impl Job {
     pub fn succeed(&self, task: usize, result: &[u8], fds: Vec<SharedFd>) {
         let mut progress = lock(&self.progress);
         let range = progress.keep(result);
-        self.finish(&mut progress, task, TaskState::Value(range, fds));
+        self.finish(progress, task, TaskState::Value(range, fds));
     }
 
     /// Notes the values of the first `count` items of a chunk, and what happened to the one after them.
@@ -186,19 +186,21 @@ impl Job {
         let error = self.error(self.first_item(task) + count, cause);
         let mut progress = lock(&self.progress);
         let range = progress.keep(values);
-        self.finish(&mut progress, task, TaskState::CutShort(range, fds, error));
+        self.finish(progress, task, TaskState::CutShort(range, fds, error));
     }
 
     /// Notes that no item of a task has a result.
     pub fn fail(&self, task: usize, cause: TaskFailure) {
-        self.finish(&mut lock(&self.progress), task, TaskState::Failed(cause.into()));
+        self.finish(lock(&self.progress), task, TaskState::Failed(cause.into()));
     }
 
-    fn finish(&self, progress: &mut Progress, task: usize, state: TaskState) {
+    fn finish(&self, mut progress: MutexGuard<'_, Progress>, task: usize, state: TaskState) {
         progress.tasks[task] = state;
         progress.tasks_done += 1;
         progress.items_done += self.items_of(task);
         if progress.tasks_done == self.len() {
+            // Otherwise the caller would wake up only to wait for the lock.
+            drop(progress);
             self.changed.notify_all();
         }
     }
