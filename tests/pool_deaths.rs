@@ -427,3 +427,32 @@ fn handles_to_dead_workers_do_not_keep_the_pool_busy() {
         assert!(dead.iter().all(|worker| worker.exit_code() == Some(-9)));
     });
 }
+
+/// Links of this process to workers.
+fn links() -> usize {
+    let entries = std::fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
+    let names = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    names.filter(|name| name.to_string_lossy().contains("multiprocess-link")).count()
+}
+
+#[test]
+fn a_fork_server_killed_while_it_makes_workers_is_replaced() {
+    alone(|| {
+        mp::Context::forkserver().process(|| (), ()).start().expect("a start").join().expect("an end");
+        let server = mp::server_pid().expect("a fork server");
+        send(server, Signal::STOP);
+        let build = || Pool::builder().processes(3).context(mp::Context::forkserver()).build();
+        std::thread::scope(|scope| {
+            let building = scope.spawn(build);
+            wait_until("the first worker to be asked for", || links() > 0);
+            // Any moment will do; by now the request is probably on its way, and gets no answer.
+            std::thread::sleep(Duration::from_millis(20));
+            send(server, Signal::KILL);
+            let pool = building.join().expect("no panic").expect("a pool");
+            assert_eq!(pool.map(|n: u64| n + 1, 0..5).expect("results"), [1, 2, 3, 4, 5]);
+            assert_eq!(pool.stats().workers_lost, 0);
+            let names: BTreeSet<_> = workers().iter().map(|worker| worker.name().to_owned()).collect();
+            assert!(names.into_iter().eq((1..4).map(|n| format!("ForkServerPoolWorker-{n}"))));
+        });
+    });
+}

@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::Duration;
 
 use multiprocess::core::Error;
@@ -14,7 +14,7 @@ use multiprocess::{Context, Pool, PoolError, StartMethod, TaskError, TaskFailure
 use rustix::process::{Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
-use common::{SOON, alone, for_each_method, for_methods};
+use common::{SOON, alone, for_each_method, for_methods, wait_until};
 
 const CHUNKS: [usize; 5] = [1, 2, 3, 7, 1000];
 
@@ -317,5 +317,133 @@ fn items_that_cannot_be_encoded() {
         writer.send(&1).expect("sent");
         assert_eq!(reader.recv::<i32>().expect("a number"), 1);
         assert!(matches!(error.cause, TaskFailure::Result(_)), "{error}");
+    });
+}
+
+/// Refuses some numbers wherever it is decoded or encoded.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "u64")]
+struct Picky(u64);
+
+impl TryFrom<u64> for Picky {
+    type Error = String;
+
+    fn try_from(number: u64) -> Result<Picky, String> {
+        if number == 3 { Err("no threes".into()) } else { Ok(Picky(number)) }
+    }
+}
+
+impl Serialize for Picky {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0 == 30 {
+            Err(serde::ser::Error::custom("no thirties"))
+        } else {
+            self.0.serialize(serializer)
+        }
+    }
+}
+
+type Numbered = Result<(u64, Option<Handle<File>>), Box<TaskError>>;
+
+/// What is said of the items of a call: their values, their error, or that they were not tried.
+fn told(results: &[Numbered]) -> Vec<String> {
+    let tell = |(position, result): (usize, &Numbered)| match result {
+        Ok((value, file)) => {
+            assert_eq!(file.as_ref().map(|file| number_of(file)), Some(position));
+            value.to_string()
+        }
+        Err(error) => {
+            assert_eq!(error.item, position);
+            match &error.cause {
+                TaskFailure::Panicked { report, .. } => report.message.clone(),
+                TaskFailure::Argument(_) => "argument".into(),
+                TaskFailure::Result(_) => "result".into(),
+                TaskFailure::Skipped => "skipped".into(),
+                other => format!("{other:?}"),
+            }
+        }
+    };
+    results.iter().enumerate().map(tell).collect()
+}
+
+/// A chunk that fails at an item: those before it have their values, handles included, and those after it were not tried.
+#[test]
+fn a_chunk_that_fails_keeps_the_results_before() {
+    for_methods(&[StartMethod::ForkServer], |context| {
+        let pool = pool_of(context);
+        let panics = |number: u64| {
+            assert!(number != 3, "three");
+            (number * 10, Some(numbered_file(number as usize)))
+        };
+        for bad in ["three", "argument", "result"] {
+            for (chunk, last) in [(1, 3), (2, 3), (3, 5), (4, 3), (7, 6), (1000, 6)] {
+                let results = match bad {
+                    "three" => pool.chunksize(chunk).try_map(panics, 0..7).expect("results"),
+                    "argument" => {
+                        let work = |Picky(number): Picky| (number * 10, Some(numbered_file(number as usize)));
+                        pool.chunksize(chunk).try_map(work, (0..7).map(Picky)).expect("results")
+                    }
+                    _ => {
+                        let work = |number: u64| (Picky(number * 10), Some(numbered_file(number as usize)));
+                        let results = pool.chunksize(chunk).try_map(work, 0..7).expect("results");
+                        let plain = |(Picky(number), file)| (number, file);
+                        results.into_iter().map(|result| result.map(plain)).collect()
+                    }
+                };
+                let expected = (0..7).map(|item| match item {
+                    3 => bad.to_owned(),
+                    4.. if item <= last => "skipped".into(),
+                    _ => (item * 10).to_string(),
+                });
+                assert_eq!(told(&results), expected.collect::<Vec<_>>(), "{bad} in chunks of {chunk}");
+            }
+        }
+        // The error of the whole call is that of the item that failed.
+        let error = pool.chunksize(7).map(panics, 0..7).expect_err("three");
+        assert!(matches!(&error, PoolError::Task(error) if error.item == 3), "{error}");
+        // Values that are too long for the link together.
+        let long = |number: usize| {
+            assert!(number != 3, "three");
+            filled(2 * MIB + number)
+        };
+        let results = pool.chunksize(7).try_map(long, 0..7).expect("results");
+        assert!(results[..3].iter().enumerate().all(|(number, result)| {
+            result.as_ref().is_ok_and(|bytes| *bytes == filled(2 * MIB + number))
+        }));
+        assert!(matches!(&results[3], Err(error) if matches!(error.cause, TaskFailure::Panicked { .. })));
+        assert!(
+            results[4..].iter().all(|result| {
+                matches!(result, Err(error) if matches!(error.cause, TaskFailure::Skipped))
+            })
+        );
+    });
+}
+
+/// Memory that all links of this process hold, in bytes.
+fn memory_of_links() -> u64 {
+    let entries = std::fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
+    let links = entries.map(|entry| entry.path()).filter(|path| {
+        std::fs::read_link(path).is_ok_and(|name| name.to_string_lossy().contains("multiprocess-link"))
+    });
+    links.filter_map(|path| std::fs::metadata(path).ok()).map(|file| file.blocks() * 512).sum()
+}
+
+/// What a burst of long items and results took is given back when nothing follows, and when short ones follow.
+#[test]
+fn memory_of_a_burst_is_given_back() {
+    for_methods(&[StartMethod::ForkServer], |context| {
+        let pool = pool_of(context);
+        let burst = || {
+            let items = (0..16).map(|_| filled(4 * MIB - 32));
+            assert_eq!(pool.map(|item: Vec<u8>| item, items).expect("results").len(), 16);
+            assert!(memory_of_links() > 8 * MIB as u64, "the test is about something else");
+        };
+        burst();
+        wait_until("an idle pool is small", || memory_of_links() < 6 * MIB as u64);
+        burst();
+        wait_until("a pool with short tasks is small", || {
+            assert_eq!(pool.map(|item: u64| item, 0..100).expect("results").len(), 100);
+            memory_of_links() < 6 * MIB as u64
+        });
     });
 }

@@ -110,7 +110,8 @@ pub enum PoolError {
         /// Why.
         source: Arc<mp_core::Error>,
     },
-    /// An item has no result. All others were run; [`Call::try_map`](crate::Call::try_map) gives theirs too.
+    /// An item has no result. All others were run, except those after it in its chunk;
+    /// [`Call::try_map`](crate::Call::try_map) gives theirs too.
     #[error(transparent)]
     Task(#[from] Box<TaskError>),
     /// Workers die as fast as they are started, before they have done anything.

@@ -4,8 +4,8 @@
 //! worker that dies takes nothing with it that is not here too.
 
 use std::collections::HashMap;
-use std::ops::Deref;
-use std::sync::{Arc, Condvar, Mutex};
+use std::ops::{Deref, Range};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use mp_core::function::{Many, Remote};
@@ -58,8 +58,11 @@ enum TaskState {
     #[default]
     Waiting,
     /// The part of `results`, and the descriptors.
-    Value(std::ops::Range<usize>, Vec<SharedFd>),
-    Failed(Box<TaskError>),
+    Value(Range<usize>, Vec<SharedFd>),
+    /// The same for the items before the one that failed.
+    CutShort(Range<usize>, Vec<SharedFd>, Box<TaskError>),
+    /// Nobody knows anything about any item.
+    Failed(Box<TaskFailure>),
 }
 
 impl Function {
@@ -159,31 +162,45 @@ impl Job {
         task * self.chunk
     }
 
-    fn items_of(&self, task: usize) -> usize {
+    /// Number of items of a task.
+    pub fn items_of(&self, task: usize) -> usize {
         self.chunk.min(self.items - self.first_item(task))
     }
 
     /// Notes a result. The last one wakes the caller.
     pub fn succeed(&self, task: usize, result: &[u8], fds: Vec<SharedFd>) {
         let mut progress = lock(&self.progress);
-        let start = progress.results.len();
-        progress.results.extend_from_slice(result);
-        let end = progress.results.len();
-        self.finish(&mut progress, task, TaskState::Value(start..end, fds));
+        let range = progress.keep(result);
+        self.finish(progress, task, TaskState::Value(range, fds));
     }
 
-    /// Notes that a task has no result.
-    pub fn fail(&self, task: usize, item: usize, cause: TaskFailure) {
-        let item = self.first_item(task) + item;
-        let error = TaskError { item, function: self.function.remote.name().to_owned(), cause };
-        self.finish(&mut lock(&self.progress), task, TaskState::Failed(Box::new(error)));
+    /// Notes the values of the first `count` items of a chunk, and what happened to the one after them.
+    pub fn cut_short(
+        &self,
+        task: usize,
+        values: &[u8],
+        fds: Vec<SharedFd>,
+        count: usize,
+        cause: TaskFailure,
+    ) {
+        let error = self.error(self.first_item(task) + count, cause);
+        let mut progress = lock(&self.progress);
+        let range = progress.keep(values);
+        self.finish(progress, task, TaskState::CutShort(range, fds, error));
     }
 
-    fn finish(&self, progress: &mut Progress, task: usize, state: TaskState) {
+    /// Notes that no item of a task has a result.
+    pub fn fail(&self, task: usize, cause: TaskFailure) {
+        self.finish(lock(&self.progress), task, TaskState::Failed(cause.into()));
+    }
+
+    fn finish(&self, mut progress: MutexGuard<'_, Progress>, task: usize, state: TaskState) {
         progress.tasks[task] = state;
         progress.tasks_done += 1;
         progress.items_done += self.items_of(task);
         if progress.tasks_done == self.len() {
+            // Otherwise the caller would wake up only to wait for the lock.
+            drop(progress);
             self.changed.notify_all();
         }
     }
@@ -224,27 +241,37 @@ impl Job {
         let progress = std::mem::take(&mut *lock(&self.progress));
         let mut results = Vec::with_capacity(self.items);
         for (task, state) in progress.tasks.into_iter().enumerate() {
+            let items = self.first_item(task)..self.first_item(task) + self.items_of(task);
             match state {
                 TaskState::Value(range, fds) => {
-                    self.decode(task, &progress.results[range], fds, &mut results);
+                    self.decode(items, &progress.results[range], fds, &mut results);
                 }
-                TaskState::Failed(error) => self.spread(task, *error, &mut results),
+                TaskState::CutShort(range, fds, error) => {
+                    let failed = error.item;
+                    self.decode(items.start..failed, &progress.results[range], fds, &mut results);
+                    results.push(Err(error));
+                    let skipped = |item| Err(self.error(item, TaskFailure::Skipped));
+                    results.extend((failed + 1..items.end).map(skipped));
+                }
+                TaskState::Failed(cause) => {
+                    results.extend(items.map(|item| Err(self.error(item, (*cause).clone()))));
+                }
                 TaskState::Waiting => {
-                    let reason = TaskFailure::Result("it was never finished".into());
-                    self.spread(task, self.error(self.first_item(task), reason), &mut results);
+                    let cause = TaskFailure::Result("it was never finished".into());
+                    results.extend(items.map(|item| Err(self.error(item, cause.clone()))));
                 }
             }
         }
         results
     }
 
-    fn error(&self, item: usize, cause: TaskFailure) -> TaskError {
-        TaskError { item, function: self.function.remote.name().to_owned(), cause }
+    fn error(&self, item: usize, cause: TaskFailure) -> Box<TaskError> {
+        Box::new(TaskError { item, function: self.function.remote.name().to_owned(), cause })
     }
 
     fn decode<R: DeserializeOwned>(
         &self,
-        task: usize,
+        items: Range<usize>,
         bytes: &[u8],
         fds: Vec<SharedFd>,
         results: &mut Vec<Result<R, Box<TaskError>>>,
@@ -254,7 +281,7 @@ impl Job {
             table.attach(fd);
         }
         let mut rest = bytes;
-        for item in self.first_item(task)..self.first_item(task) + self.items_of(task) {
+        for item in items {
             let part = if self.chunk == 1 { Some(bytes) } else { next_part(&mut rest) };
             let cut_off = || mp_core::Error::Decode {
                 type_name: std::any::type_name::<R>(),
@@ -262,22 +289,17 @@ impl Job {
             };
             let value =
                 part.ok_or_else(cut_off).and_then(|part| mp_core::message::decode_from(part, &mut table));
-            results.push(
-                value.map_err(|error| Box::new(self.error(item, TaskFailure::Result(error.to_string())))),
-            );
+            results.push(value.map_err(|error| self.error(item, TaskFailure::Result(error.to_string()))));
         }
     }
+}
 
-    /// The items of a chunk that failed at one of them.
-    fn spread<R>(&self, task: usize, error: TaskError, results: &mut Vec<Result<R, Box<TaskError>>>) {
-        for item in self.first_item(task)..self.first_item(task) + self.items_of(task) {
-            let cause = if item == error.item || !matches!(error.cause, TaskFailure::Panicked { .. }) {
-                error.cause.clone()
-            } else {
-                TaskFailure::Skipped
-            };
-            results.push(Err(Box::new(self.error(item, cause))));
-        }
+impl Progress {
+    /// Keeps `result`; where it is.
+    fn keep(&mut self, result: &[u8]) -> Range<usize> {
+        let start = self.results.len();
+        self.results.extend_from_slice(result);
+        start..self.results.len()
     }
 }
 
@@ -310,3 +332,6 @@ impl Drop for Ticket {
         self.0.abort(PoolError::Terminated);
     }
 }
+
+#[cfg(test)]
+mod tests;

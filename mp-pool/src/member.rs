@@ -94,6 +94,12 @@ impl Member {
         Ok(())
     }
 
+    /// Itself, when it is ready.
+    pub fn ready(mut self) -> Result<Member, PoolError> {
+        self.finish_start()?;
+        Ok(self)
+    }
+
     /// When to give up waiting for its start, if it starts.
     pub fn start_deadline(&self) -> Option<Instant> {
         matches!(self.state, State::Starting(_)).then(|| self.begun + START_LIMIT)
@@ -186,5 +192,80 @@ pub(crate) fn fd_of(state: &State) -> Option<std::os::fd::BorrowedFd<'_>> {
         State::Starting(starting) => Some(starting.as_fd()),
         State::Running(process) => Some(process.sentinel()),
         State::Gone => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MICROSECOND: Duration = Duration::from_micros(1);
+
+    /// One without a process.
+    fn member(now: Instant) -> Member {
+        Member {
+            name: "nobody".into(),
+            state: State::Gone,
+            link: Link::create().unwrap().split().0,
+            socket: Connection::pair().unwrap().0,
+            defined: [None; FUNCTIONS],
+            alone: false,
+            broken: false,
+            target: FEWEST,
+            proven: false,
+            begun: now,
+            since: now,
+            done: 0,
+        }
+    }
+
+    #[test]
+    fn quick_tasks_raise_the_target_step_by_step() {
+        let mut now = Instant::now();
+        let mut member = member(now);
+        let mut targets = vec![member.target];
+        while member.target < MOST {
+            member.begin_measure(now);
+            now += MICROSECOND / 2 * member.target as u32;
+            member.measure(member.target as u32, now);
+            targets.push(member.target);
+            assert!(targets.len() < 20, "it never gets there: {targets:?}");
+        }
+        assert!(targets.windows(2).all(|pair| pair[1] <= pair[0] * 4), "{targets:?}");
+        member.measure(1000, now);
+        assert_eq!(member.target, MOST);
+    }
+
+    #[test]
+    fn slow_tasks_lower_the_target_at_once() {
+        let now = Instant::now();
+        let mut member = member(now);
+        member.target = MOST;
+        member.measure(0, now + BUFFERED * 100);
+        assert_eq!(member.target, MOST, "nothing was learned");
+        member.measure(1, now + BUFFERED * 2);
+        assert_eq!(member.target, FEWEST);
+        // That count is over; the next begins.
+        member.measure(4, now + BUFFERED * 3);
+        assert_eq!(member.target, 4);
+    }
+
+    #[test]
+    fn the_target_is_what_keeps_it_busy() {
+        let now = Instant::now();
+        let mut member = member(now);
+        member.target = MOST;
+        member.measure(10, now + MICROSECOND * 40);
+        assert_eq!(member.target, 100);
+        assert!(member.will_finish_within(MICROSECOND * 50, 10, now + MICROSECOND * 40));
+        assert!(!member.will_finish_within(MICROSECOND * 50, 20, now + MICROSECOND * 40), "too many");
+        assert!(!member.will_finish_within(MICROSECOND * 50, 10, now + MICROSECOND * 60), "too long ago");
+    }
+
+    #[test]
+    fn nobody_gets_tasks_and_nothing_is_taken_from_it() {
+        let mut member = member(Instant::now());
+        assert!(!member.is_ready() && !member.has_lived());
+        assert_eq!((member.outstanding(), member.unbegun(), member.start_deadline()), (0, 0, None));
     }
 }

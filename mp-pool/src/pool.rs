@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use mp_context::{Context, cpu_count};
+use mp_context::{Context, StartError, StartMethod, cpu_count};
 use mp_core::function::{Arguments, Callable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +16,9 @@ use crate::lock;
 use crate::member::Member;
 use crate::shared::{Shared, Stage};
 use crate::supervisor::Supervisor;
+
+/// How often a worker is asked for anew when the fork server was killed while it made it.
+const ATTEMPTS: usize = 3;
 
 /// A number of worker processes that stay, and run functions on items.
 ///
@@ -156,7 +159,8 @@ impl Pool {
         Call::new(self).with(captures)
     }
 
-    /// For the next call: `items` at a time make one task, which a worker takes, finishes or loses as a whole.
+    /// For the next call: `items` at a time make one task, which a worker takes and loses as a whole. It ends at the
+    /// first item that fails: those after it are [`Skipped`](crate::TaskFailure::Skipped), those before it have their values.
     ///
     /// The default is 1: quick tasks share messages anyway. Larger chunks save a little more on very quick functions.
     pub fn chunksize(&self, items: usize) -> Call<'_> {
@@ -264,17 +268,42 @@ impl PoolBuilder {
         }
         let context = self.context.unwrap_or_default();
         let shared = Arc::new(Shared::new()?);
-        // All are asked for before the first is waited for.
-        let members =
-            std::iter::repeat_with(|| Member::start(context, shared.next_name(context), &shared.bell));
-        let mut members = members.take(processes).collect::<Result<Vec<_>, _>>()?;
-        members.iter_mut().try_for_each(Member::finish_start)?;
+        let members = start_all(processes, context, &shared)?;
         exit::note(&shared);
         let supervisor = Supervisor::new(shared.clone(), context, members, self.on_lost)?;
         let thread = std::thread::Builder::new().name("mp-pool".into()).spawn(|| supervisor.run());
         let thread = thread.map_err(|error| mp_core::Error::io("starting the thread of a pool", error))?;
         Ok(Pool { shared, thread: Mutex::new(Some(thread)), processes, context, owner: std::process::id() })
     }
+}
+
+/// Workers that are ready; all are asked for before the first is waited for.
+fn start_all(count: usize, context: Context, shared: &Shared) -> Result<Vec<Member>, PoolError> {
+    let begin = |name: &String| Member::start(context, name.clone(), &shared.bell);
+    let server_was_killed = |begun: &Result<Member, PoolError>| {
+        matches!(begun, Err(PoolError::Start(StartError::Died { .. })))
+            && context.start_method() == StartMethod::ForkServer
+    };
+    let names: Vec<String> = (0..count).map(|_| shared.next_name(context)).collect();
+    let mut begun = Vec::with_capacity(count);
+    for name in &names {
+        let member = begin(name);
+        if member.is_err() && !server_was_killed(&member) {
+            return member.map(|_| Vec::new());
+        }
+        begun.push(member);
+    }
+    let finish = |(name, begun): (&String, Result<Member, PoolError>)| {
+        let mut member = begun.and_then(Member::ready);
+        for _ in 1..ATTEMPTS {
+            if !server_was_killed(&member) {
+                break;
+            }
+            member = begin(name).and_then(Member::ready);
+        }
+        member
+    };
+    names.iter().zip(begun).map(finish).collect()
 }
 
 impl Drop for Pool {

@@ -7,13 +7,14 @@ use std::os::fd::OwnedFd;
 
 use mp_context::catch;
 use mp_core::connection::Connection;
+use mp_core::deadline::Deadline;
 use mp_core::function::{Many, PreparedFunction, Remote};
 use mp_core::handle::Handle;
 use mp_core::link::{ResultHeader, TaskHeader, WorkerHalf, WorkerSide};
 use mp_core::message::{Fds, Message};
 use mp_core::{Error, Result, codec, parcel};
 
-use crate::wire::{Cause, FUNCTIONS, Failure, LONGEST_BODY, RESULT_FILE, next_part, push_part, status, task};
+use crate::wire::{FUNCTIONS, Failure, LONGEST_BODY, RESULT_FILE, next_part, push_part, status, task};
 
 /// Main function of a worker process.
 pub(crate) fn run(half: WorkerHalf, socket: Connection, bell: Handle<OwnedFd>) {
@@ -41,7 +42,9 @@ struct Worker {
 impl Worker {
     fn work(&mut self) -> Result<()> {
         loop {
-            let Some(task) = self.link.next(None)? else { continue };
+            // After a burst it wakes up once more to give memory back.
+            let look_again = if self.link.has_grown() { self.link.trim(Deadline::now())? } else { None };
+            let Some(task) = self.link.next(look_again)? else { continue };
             let header = task.header;
             if header.flags & task::STOP != 0 {
                 return Ok(());
@@ -82,14 +85,14 @@ impl Worker {
             match parcel::store(&self.result) {
                 Ok(file) => {
                     fds.attach(file.into());
-                    self.result.clear();
+                    // The memory, too: such results are rare.
+                    self.result = Vec::new();
                     header.flags |= RESULT_FILE;
                 }
                 Err(error) => {
                     header.status = status::FAILED;
                     self.result.clear();
-                    let failure = Failure { item: 0, cause: Cause::Result(error.to_string()) };
-                    codec::encode_value(&failure, &mut self.result)?;
+                    codec::encode_value(&Failure::Result(error.to_string()), &mut self.result)?;
                     fds = Fds::new();
                 }
             }
@@ -139,27 +142,31 @@ fn run_task(
     result: &mut Vec<u8>,
     result_fds: &mut Fds,
 ) -> u32 {
-    let failed = match function {
-        Err(reason) => Failure { item: 0, cause: Cause::Argument(reason.clone()) },
+    let failure = match function {
+        Err(reason) => Failure::Argument(reason.clone()),
         Ok(function) if header.flags & task::CHUNK == 0 => {
             match run_item(function, body, fds, result, result_fds) {
                 Ok(()) => return status::VALUE,
-                Err(cause) => Failure { item: 0, cause },
+                Err(failure) => failure,
             }
         }
         Ok(function) => match run_chunk(function, body, fds, result, result_fds) {
             Ok(()) => return status::VALUE,
-            Err(failure) => failure,
+            Err(failure) => match push_part(result, |result| codec::encode_value(&failure, result)) {
+                Ok(()) => return status::CUT_SHORT,
+                Err(error) => Failure::Result(error.to_string()),
+            },
         },
     };
     result.clear();
     *result_fds = Fds::new();
-    if let Err(error) = codec::encode_value(&failed, result) {
+    if let Err(error) = codec::encode_value(&failure, result) {
         eprintln!("worker {}: {error}", mp_context::current_process().name());
     }
     status::FAILED
 }
 
+/// Runs the items of a chunk into `result`, up to the first that fails: then the values of those before it are there.
 fn run_chunk(
     function: &mut PreparedFunction,
     mut items: &[u8],
@@ -167,17 +174,18 @@ fn run_chunk(
     result: &mut Vec<u8>,
     result_fds: &mut Fds,
 ) -> Result<(), Failure> {
-    let mut position = 0;
     while let Some(item) = next_part(&mut items) {
-        let mut cause = None;
+        let whole = result.len();
+        let mut outcome = Ok(());
         let pushed = push_part(result, |result| {
-            cause = run_item(function, item, fds, result, result_fds).err();
+            outcome = run_item(function, item, fds, result, result_fds);
             Ok(())
         });
-        if let Some(cause) = cause.or_else(|| pushed.err().map(|error| Cause::Result(error.to_string()))) {
-            return Err(Failure { item: position, cause });
+        if let Err(failure) = outcome.and(pushed.map_err(|error| Failure::Result(error.to_string()))) {
+            // Descriptors that a panic left behind after those of the values are closed by the receiver.
+            result.truncate(whole);
+            return Err(failure);
         }
-        position += 1;
     }
     Ok(())
 }
@@ -188,11 +196,11 @@ fn run_item(
     fds: &mut Fds,
     result: &mut Vec<u8>,
     result_fds: &mut Fds,
-) -> Result<(), Cause> {
+) -> Result<(), Failure> {
     match catch(|| function(item, fds, result, result_fds)) {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error @ Error::Encode { .. })) => Err(Cause::Result(error.to_string())),
-        Ok(Err(error)) => Err(Cause::Argument(error.to_string())),
-        Err(report) => Err(Cause::Panicked(report)),
+        Ok(Err(error @ Error::Encode { .. })) => Err(Failure::Result(error.to_string())),
+        Ok(Err(error)) => Err(Failure::Argument(error.to_string())),
+        Err(report) => Err(Failure::Panicked(report)),
     }
 }

@@ -10,7 +10,8 @@ use crossbeam_utils::CachePadded;
 use serde::{Deserialize, Serialize};
 
 use super::control::{ResultControl, TaskControl};
-use super::spans::{ALIGN, Span, Spans};
+use super::spans::{ALIGN, KEPT, Span, Spans};
+use crate::deadline::Deadline;
 use crate::futex::AtomicU32;
 use crate::segment::Segment;
 use crate::{Error, Result};
@@ -257,6 +258,9 @@ impl View {
         if spans.len() >= self.layout.slots as usize {
             return Ok(None);
         }
+        if spans.len() == 0 && spans.has_grown() {
+            self.trim(side, spans, Deadline::now());
+        }
         let Some(span) = spans.place(length) else { return Ok(None) };
         if span.end > spans.reserved() {
             self.reserve(side, spans, span.end)?;
@@ -271,6 +275,25 @@ impl View {
         self.segment.reserve(area + spans.reserved()..area + end)?;
         spans.set_reserved(end);
         Ok(())
+    }
+
+    /// Gives memory back that nothing needed for a while; when to look again, if there is such memory.
+    ///
+    /// Only the area's writer calls this, when all entries are freed: then the reader looks at none of its bytes, and
+    /// the next entry there reserves them anew.
+    pub fn trim<T>(&self, side: Side, spans: &mut Spans<T>, now: Deadline) -> Option<Deadline> {
+        let due = spans.spare_from(now)?;
+        if due > now {
+            return Some(due);
+        }
+        let area = self.layout.area(side);
+        if self.segment.release(area + KEPT..area + spans.reserved()).is_ok() {
+            spans.set_reserved(KEPT);
+        } else {
+            // The system knows best; another time.
+            spans.keep_longer();
+        }
+        spans.spare_from(now)
     }
 }
 

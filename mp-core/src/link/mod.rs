@@ -25,6 +25,9 @@
 //! `tail`, where nobody looks. No lock is held at any time. The slot of a task is read only after it was claimed, so
 //! it does not matter that the words may repeat after a revoke and a publish.
 //!
+//! A burst makes an area grow. Its writer gives what lies beyond the first mebibyte back when all entries are freed and
+//! nothing reached so far for a while: then nobody looks there, and whoever writes there again reserves it first.
+//!
 //! The bookkeeping (which bytes belong to which task) lives in the writer's own memory. What the parent reads from
 //! shared memory is checked before it is used, so a worker gone wild is an error of its link, not of the parent.
 //!

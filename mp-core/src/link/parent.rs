@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::layout::{ResultHeader, Side, Slot, TaskHeader, View, broken, length_of};
 use super::spans::Spans;
+use crate::deadline::Deadline;
 use crate::{Error, Result};
 
 /// Both directions of the parent's end. They may go to two threads.
@@ -158,6 +159,12 @@ impl TaskSender {
         self.entries.pop();
         self.taken -= 1;
         Ok(header)
+    }
+
+    /// Gives memory of the task area back that a burst needed and nothing since; when to call this again, if there is
+    /// such memory and nothing happens until then.
+    pub fn trim(&mut self, now: Deadline) -> Option<Deadline> {
+        self.view.trim(Side::Tasks, &mut self.entries, now)
     }
 
     /// Whether the worker sleeps, as far as can be seen at this moment.

@@ -3,6 +3,14 @@
 //! This is the writer's own bookkeeping, in its own memory: no other process can disturb it, and it dies with its owner.
 
 use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::deadline::Deadline;
+
+/// Bytes at the start of an area that stay backed by memory for ever.
+pub(super) const KEPT: usize = 1 << 20;
+/// How long memory beyond them stays after it was last used: getting it again costs more than writing to it.
+pub(super) const LINGER: Duration = Duration::from_millis(100);
 
 /// Entries start at multiples of this, and take at least as much.
 pub(super) const ALIGN: usize = 8;
@@ -16,17 +24,22 @@ pub(super) struct Span {
 /// The entries in an area of `size` bytes, oldest first, each with a `T`.
 ///
 /// They go on where the last one ended and start over at the beginning when the area is empty, so that its first pages
-/// stay warm. Bytes beyond `reserved` have never been written; they are taken last.
+/// stay warm. Bytes beyond `reserved` are not backed by memory; they are taken last.
 #[derive(Debug)]
 pub(super) struct Spans<T> {
     size: usize,
     reserved: usize,
     entries: VecDeque<(Span, T)>,
+    /// Whether an entry reached beyond [`KEPT`] since `unused` was noted.
+    far: bool,
+    /// When nothing did so any more.
+    unused: Deadline,
 }
 
 impl<T> Spans<T> {
     pub fn new(size: usize, entries: usize) -> Spans<T> {
-        Spans { size, reserved: 0, entries: VecDeque::with_capacity(entries) }
+        let entries = VecDeque::with_capacity(entries);
+        Spans { size, reserved: 0, entries, far: false, unused: Deadline::FAR }
     }
 
     /// The place of the next entry; none if there is no room now.
@@ -55,7 +68,30 @@ impl<T> Spans<T> {
         self.reserved = end;
     }
 
+    /// Whether there is more memory than is kept for ever.
+    pub fn has_grown(&self) -> bool {
+        self.reserved > KEPT
+    }
+
+    /// When the memory beyond [`KEPT`] is to be given back, if nothing happens until then; not after `now` if it is
+    /// time. None while there is none, or it is in use.
+    pub fn spare_from(&mut self, now: Deadline) -> Option<Deadline> {
+        if !self.has_grown() || !self.entries.is_empty() {
+            return None;
+        }
+        if std::mem::take(&mut self.far) {
+            self.unused = now;
+        }
+        Some(self.unused.saturating_add(LINGER))
+    }
+
+    /// Lets the memory beyond [`KEPT`] stay a while longer.
+    pub fn keep_longer(&mut self) {
+        self.far = true;
+    }
+
     pub fn push(&mut self, span: Span, entry: T) {
+        self.far |= span.end > KEPT;
         self.entries.push_back((span, entry));
     }
 

@@ -280,6 +280,62 @@ fn one_worker_only_and_no_entry_beyond_the_limit() {
 }
 
 #[test]
+fn memory_of_a_burst_is_given_back() {
+    const LONG: usize = 1 << 20;
+    let (mut parent, half) = Link::create().unwrap().split();
+    let mut worker = half.into_worker_side().unwrap();
+    let blocks = |parent: &ParentSide| {
+        rustix::fs::fstat(parent.tasks.view().segment()).unwrap().st_blocks as usize * 512
+    };
+    let later = || Deadline::after(Duration::from_secs(10));
+    let (mut next, mut received) = (0, Vec::new());
+    let mut exchange = |parent: &mut ParentSide, worker: &mut WorkerSide, count: u64, length: usize| {
+        for id in next..next + count {
+            assert!(parent.tasks.try_push(header(id), &[&body(id, length)]).unwrap());
+        }
+        parent.tasks.publish();
+        assert_eq!(parent.tasks.trim(later()), None, "all is in use");
+        for id in next..next + count {
+            assert!(worker.try_next().unwrap().unwrap().body == body(id, length));
+            assert!(worker.try_push(result(id), &[&body(id + 1, length)]).unwrap());
+        }
+        let _ = worker.publish();
+        if length == LONG {
+            let now = later();
+            let due = worker.trim(now).unwrap();
+            assert!(due.is_some_and(|due| due > now), "the parent has not read them");
+        }
+        for id in next..next + count {
+            let (_, done) = parent.results.next(&mut received).unwrap().unwrap();
+            assert!(received == body(id + 1, length));
+            parent.tasks.complete(done.unwrap()).unwrap();
+        }
+        next += count;
+    };
+
+    exchange(&mut parent, &mut worker, 7, LONG);
+    assert!(blocks(&parent) > 2 * 7 * LONG);
+    // Not at once, as it may be needed again.
+    let due = parent.tasks.trim(Deadline::now()).unwrap();
+    assert!(due > Deadline::now() && worker.trim(Deadline::now()).unwrap().is_some());
+    assert!(blocks(&parent) > 2 * 7 * LONG);
+    assert_eq!((parent.tasks.trim(later()), worker.trim(later()).unwrap()), (None, None));
+    assert!(blocks(&parent) < 3 << 20, "{} bytes are left", blocks(&parent));
+    assert!(!worker.has_grown());
+
+    // All works as before, and the area grows again.
+    exchange(&mut parent, &mut worker, 5, 1000);
+    exchange(&mut parent, &mut worker, 7, LONG);
+    assert!(blocks(&parent) > 2 * 7 * LONG);
+    // Short entries that come later find it unused: nobody needs to call `trim`.
+    let limit = Deadline::after(SOON);
+    while blocks(&parent) >= 3 << 20 {
+        assert!(!limit.has_passed(), "{} bytes are left", blocks(&parent));
+        exchange(&mut parent, &mut worker, 5, 1000);
+    }
+}
+
+#[test]
 #[ignore = "a measurement"]
 fn cost_of_a_task() {
     let (mut parent, mut worker) = small(1024, 1 << 20);

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, ResultHeader, Side, Slot, TaskHeader, View, broken, length_of};
-use super::spans::Spans;
+use super::spans::{LINGER, Spans};
 use crate::deadline::Deadline;
 use crate::segment::Segment;
 use crate::spin::Spin;
@@ -139,7 +139,7 @@ impl WorkerSide {
     pub fn try_push(&mut self, header: ResultHeader, parts: &[&[u8]]) -> Result<bool> {
         let length = length_of(parts);
         // The parent's word is looked at now and then only: each look costs a transfer between the CPUs.
-        if self.results.len() >= LOOK_AT || length > COLD {
+        if self.results.len() >= LOOK_AT || length > COLD || self.results.has_grown() {
             self.free()?;
         }
         let span = match self.view.place(Side::Results, &mut self.results, length)? {
@@ -191,6 +191,28 @@ impl WorkerSide {
             }
         }
         self.free()
+    }
+
+    /// Gives memory of the result area back that a burst needed and nothing since; when to call this again, if there is
+    /// such memory and nothing happens until then.
+    ///
+    /// # Errors
+    /// `Error::Invalid` if the parent broke the link's state.
+    pub fn trim(&mut self, now: Deadline) -> Result<Option<Deadline>> {
+        if !self.results.has_grown() {
+            return Ok(None);
+        }
+        self.free()?;
+        if self.results.len() > 0 {
+            // The parent has not come to them yet.
+            return Ok(Some(now.saturating_add(LINGER)));
+        }
+        Ok(self.view.trim(Side::Results, &mut self.results, now))
+    }
+
+    /// Whether [`WorkerSide::trim`] may have something to do: it is then to be called before a long wait.
+    pub fn has_grown(&self) -> bool {
+        self.results.has_grown()
     }
 
     /// Takes back the room of results that the parent has copied out.
