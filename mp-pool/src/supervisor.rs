@@ -21,7 +21,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mp_context::{Context, catch};
+use mp_context::{Context, catch, get_logger};
 use mp_core::link::{ResultHeader, TaskHeader};
 use mp_core::message::{Fds, Message, SharedFd};
 use mp_core::{Error, codec, parcel};
@@ -373,7 +373,7 @@ impl Supervisor {
             if let Err(error) = waited
                 && error != Errno::INTR
             {
-                log::error!("the epoll of a pool fails: {error}");
+                get_logger().error(format_args!("the epoll of a pool fails: {error}"));
             }
         }
         for seat in &mut self.seats {
@@ -437,11 +437,11 @@ impl Supervisor {
                 self.lose(task.id, &mut lost);
             }
         }
-        log::warn!("{lost}");
+        get_logger().warn(&lost);
         if let Some(on_lost) = &self.on_lost
             && let Err(report) = catch(|| on_lost(&lost))
         {
-            log::error!("what is called when a worker is lost {report}");
+            get_logger().error(format_args!("what is called when a worker is lost {report}"));
         }
         if member.has_lived() || !begun.is_empty() {
             self.reset_deaths();
@@ -496,7 +496,7 @@ impl Supervisor {
             self.seats.iter_mut().for_each(|seat| seat.due = None);
             return;
         }
-        log::warn!("a worker died before it did anything ({count} in a row): {reason}");
+        get_logger().warn(format_args!("a worker died before it did anything ({count} in a row): {reason}"));
         let seat = &mut self.seats[position];
         seat.failures += 1;
         let pause = Duration::from_millis(10 << (seat.failures.max(count) - 1).min(8));
@@ -587,7 +587,7 @@ fn unwatch(epoll: &OwnedFd, state: &State) {
 
 /// Ends a worker that broke its link.
 fn condemn(member: &mut Member, error: &Error) {
-    log::error!("worker {} broke its link: {error}", member.name);
+    get_logger().error(format_args!("worker {} broke its link: {error}", member.name));
     member.broken = true;
     if let Some(process) = member.process() {
         let _ = process.kill();
@@ -657,7 +657,7 @@ fn revoke(member: &mut Member, jobs: &mut [Active]) {
     let tasks: Vec<TaskHeader> = match member.link.tasks.revoke() {
         Ok(revoked) => revoked.tasks().map(|(task, _)| task).collect(),
         Err(error) => {
-            log::error!("worker {} broke its link: {error}", member.name);
+            get_logger().error(format_args!("worker {} broke its link: {error}", member.name));
             return;
         }
     };
