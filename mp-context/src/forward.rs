@@ -19,7 +19,6 @@
 
 use std::fmt::{self, Write};
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
@@ -39,6 +38,7 @@ use serde::{Deserialize, Serialize};
 use crate::child::lock;
 use crate::current::current_process;
 use crate::logging::{filter_of, get_logger};
+use crate::panic_report::catch;
 
 /// How long a child waits for room.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -325,7 +325,7 @@ fn dispatch(receiver: &OwnedFd, progress: &Progress) {
         match codec::decode_value(&buffer[..len]) {
             Ok(Packet::Mark(mark)) => progress.reach(mark.min(u64::MAX - 1)),
             // A logger that panics has said so already; it gets the next record all the same.
-            Ok(Packet::Record(sent)) => drop(catch_unwind(AssertUnwindSafe(|| sent.give()))),
+            Ok(Packet::Record(sent)) => drop(catch(|| sent.give())),
             // Only a child that writes into descriptors that are not its own sends anything else.
             Err(_) => {}
         }
