@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::children;
 use crate::error::{PanicReport, ProcessError, signal_name};
-use crate::forward::Line;
+use crate::line::Line;
 use crate::logging::get_logger;
 use crate::method::StartMethod;
 

@@ -20,39 +20,33 @@
 use std::fmt::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{LevelFilter, Log, Metadata, Record};
+use mp_core::codec;
 use mp_core::handle::Handle;
 use mp_core::message::SharedFd;
-use mp_core::{Error, Result, codec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown, socketpair,
-};
+use rustix::net::{SendFlags, send};
 use serde::{Deserialize, Serialize};
 
-use crate::child::lock;
 use crate::current::current_process;
+use crate::line::Line;
 use crate::logging::{filter_of, get_logger};
-use crate::panic_report::catch;
 
 /// How long a child waits for room.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How long a parent waits for its logger to take what a child that has ended left.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Longest message in bytes.
 const LONGEST: usize = 64 << 10;
 /// Longest name, target or path in bytes.
 const LONGEST_NAME: usize = 1 << 10;
 /// Room for the longest packet.
-const PACKET: usize = LONGEST + 8 * LONGEST_NAME;
+pub(crate) const PACKET: usize = LONGEST + 8 * LONGEST_NAME;
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Packet {
+pub(crate) enum Packet {
     Record(Sent),
     /// All that was sent before it has been read when this is.
     Mark(u64),
@@ -60,20 +54,18 @@ enum Packet {
 
 /// A record on its way.
 #[derive(Debug, Serialize, Deserialize)]
-struct Sent {
-    process: String,
-    pid: u32,
-    level: usize,
-    target: String,
-    module: Option<String>,
-    file: Option<String>,
-    line: Option<u32>,
-    message: String,
+pub(crate) struct Sent {
+    pub process: String,
+    pub pid: u32,
+    pub level: usize,
+    pub target: String,
+    pub module: Option<String>,
+    pub file: Option<String>,
+    pub line: Option<u32>,
+    pub message: String,
     /// How many records before it were dropped.
-    dropped: u64,
+    pub dropped: u64,
 }
-
-// ---- The child's side.
 
 /// Where a child sends its records.
 #[derive(Debug, Serialize, Deserialize)]
@@ -99,6 +91,25 @@ pub(crate) fn install(outlet: Outlet) {
     }
 }
 
+/// What to give to a child so that its records come here, and what to hold as long as it lives. Nothing if this
+/// process has no logger.
+pub(crate) fn for_child() -> (Option<Outlet>, Option<Arc<Line>>) {
+    let level = log::max_level() as usize;
+    if log::max_level() == LevelFilter::Off {
+        return (None, None);
+    }
+    if let Some(socket) = OUTLET.get() {
+        return (Some(Outlet { socket: Handle(socket.clone()), level }), None);
+    }
+    match Line::open() {
+        Ok(line) => (Some(Outlet { socket: Handle(line.sender.clone()), level }), Some(line)),
+        Err(error) => {
+            get_logger().warn(format_args!("the records of a child are not forwarded: {error}"));
+            (None, None)
+        }
+    }
+}
+
 impl Log for Forwarder {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
@@ -106,7 +117,6 @@ impl Log for Forwarder {
 
     fn log(&self, record: &Record<'_>) {
         let Some(socket) = OUTLET.get().filter(|_| self.enabled(record.metadata())) else { return };
-        let dropped = DROPPED.swap(0, Relaxed);
         let sent = Sent {
             process: cut(format_args!("{}", current_process().name()), LONGEST_NAME),
             pid: std::process::id(),
@@ -116,8 +126,10 @@ impl Log for Forwarder {
             file: record.file().map(|path| cut(format_args!("{path}"), LONGEST_NAME)),
             line: record.line(),
             message: cut(*record.args(), LONGEST),
-            dropped,
+            // Last, because code of the program runs while the message is formatted: it may panic, or log.
+            dropped: DROPPED.swap(0, Relaxed),
         };
+        let dropped = sent.dropped;
         // A parent that reads nothing at all is waited for once, not for each record.
         let patience = if dropped == 0 { PATIENCE } else { Duration::ZERO };
         if !sent_within(patience, socket, &Packet::Record(sent)) {
@@ -150,7 +162,7 @@ fn cut(arguments: fmt::Arguments<'_>, longest: usize) -> String {
 }
 
 /// Sends `packet`, waiting for room for so long; whether it went.
-fn sent_within(patience: Duration, socket: &OwnedFd, packet: &Packet) -> bool {
+pub(crate) fn sent_within(patience: Duration, socket: &OwnedFd, packet: &Packet) -> bool {
     let mut bytes = Vec::with_capacity(256);
     if codec::encode_value(packet, &mut bytes).is_err() {
         return false;
@@ -173,191 +185,12 @@ fn sent_within(patience: Duration, socket: &OwnedFd, packet: &Packet) -> bool {
     }
 }
 
-// ---- The parent's side.
-
-/// The line to the logger of this process; closed with the last child that may send.
-#[derive(Debug)]
-pub(crate) struct Line {
-    sender: SharedFd,
-    progress: Arc<Progress>,
-    marks: AtomicU64,
-    thread: Option<JoinHandle<()>>,
-    /// The process that has the thread.
-    owner: u32,
-}
-
-/// How far the thread has come.
-#[derive(Debug, Default)]
-struct Progress {
-    /// The latest mark that it has read; `u64::MAX` when it reads no more.
-    mark: Mutex<u64>,
-    changed: Condvar,
-}
-
-static LINE: Mutex<Weak<Line>> = Mutex::new(Weak::new());
-
-/// What to give to a child so that its records come here, and what to hold as long as it lives. Nothing if this
-/// process has no logger.
-pub(crate) fn for_child() -> (Option<Outlet>, Option<Arc<Line>>) {
-    let level = log::max_level() as usize;
-    if log::max_level() == LevelFilter::Off {
-        return (None, None);
-    }
-    if let Some(socket) = OUTLET.get() {
-        return (Some(Outlet { socket: Handle(socket.clone()), level }), None);
-    }
-    match Line::open() {
-        Ok(line) => (Some(Outlet { socket: Handle(line.sender.clone()), level }), Some(line)),
-        Err(error) => {
-            get_logger().warn(format_args!("the records of a child are not forwarded: {error}"));
-            (None, None)
-        }
-    }
-}
-
-impl Line {
-    /// The line of this process, made if there is none.
-    fn open() -> Result<Arc<Line>> {
-        let mut current = lock(&LINE);
-        if let Some(line) = current.upgrade().filter(|line| line.owner == std::process::id()) {
-            return Ok(line);
-        }
-        let (sender, receiver) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(|errno| Error::io("creating the sockets for records of children", errno))?;
-        let progress = Arc::new(Progress::default());
-        let reached = progress.clone();
-        let thread = std::thread::Builder::new()
-            .name("mp-log".into())
-            .spawn(move || {
-                dispatch(&receiver, &reached);
-                reached.reach(u64::MAX);
-            })
-            .map_err(|error| Error::io("starting the thread for records of children", error))?;
-        let line = Arc::new(Line {
-            sender: Arc::new(sender),
-            progress,
-            marks: AtomicU64::new(0),
-            thread: Some(thread),
-            owner: std::process::id(),
-        });
-        *current = Arc::downgrade(&line);
-        Ok(line)
-    }
-
-    /// Gives up the share of a child that has ended, after waiting until its records are given to the logger.
-    pub fn leave(line: Arc<Line>) {
-        // The last share waits for everything by being dropped.
-        if let Err(line) = Arc::try_unwrap(line) {
-            line.settle();
-        }
-    }
-
-    /// Waits until all that was sent so far is given to the logger, for [`LAST_WORDS`] at most.
-    fn settle(&self) {
-        if self.is_waitable() {
-            let deadline = Instant::now() + LAST_WORDS;
-            let mark = self.marks.fetch_add(1, Relaxed) + 1;
-            if sent_within(LAST_WORDS, &self.sender, &Packet::Mark(mark)) {
-                self.progress.wait_for(mark, deadline);
-            }
-        }
-    }
-
-    /// Whether the thread is there, and another one than this: the logger may join a child, too.
-    fn is_waitable(&self) -> bool {
-        let own = std::thread::current().id();
-        self.owner == std::process::id()
-            && self.thread.as_ref().is_some_and(|thread| thread.thread().id() != own)
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        let waitable = self.is_waitable();
-        let Some(thread) = self.thread.take() else { return };
-        if self.owner != std::process::id() {
-            // A copy by fork, of a process whose thread is not here; nor may its socket be touched.
-            return std::mem::forget(thread);
-        }
-        // The thread reads what is there, and ends: by the time the last child is joined it is no more, so that the
-        // process can be forked again.
-        let _ = shutdown(&self.sender, Shutdown::Write);
-        if waitable && self.progress.wait_for(u64::MAX, Instant::now() + LAST_WORDS) {
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Progress {
-    fn reach(&self, mark: u64) {
-        let mut reached = lock(&self.mark);
-        *reached = mark.max(*reached);
-        self.changed.notify_all();
-    }
-
-    fn wait_for(&self, mark: u64, deadline: Instant) -> bool {
-        let mut reached = lock(&self.mark);
-        while *reached < mark {
-            let rest = deadline.saturating_duration_since(Instant::now());
-            if rest.is_zero() {
-                return false;
-            }
-            reached = match self.changed.wait_timeout(reached, rest) {
-                Ok((reached, _)) => reached,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
-        }
-        true
-    }
-}
-
-/// Reads packets until the line is closed.
-fn dispatch(receiver: &OwnedFd, progress: &Progress) {
-    let mut buffer = vec![0; PACKET];
-    loop {
-        let len = match recv(receiver, &mut buffer[..], RecvFlags::empty()) {
-            Ok((0, _)) => return,
-            Ok((len, _)) => len,
-            Err(Errno::INTR) => continue,
-            Err(_) => return,
-        };
-        match codec::decode_value(&buffer[..len]) {
-            Ok(Packet::Mark(mark)) => progress.reach(mark.min(u64::MAX - 1)),
-            // A logger that panics has said so already; it gets the next record all the same.
-            Ok(Packet::Record(sent)) => drop(catch(|| sent.give())),
-            // Only a child that writes into descriptors that are not its own sends anything else.
-            Err(_) => {}
-        }
-    }
-}
-
-impl Sent {
-    /// Gives it to the logger of this process.
-    fn give(&self) {
-        let Some(level) = Level::iter().find(|level| *level as usize == self.level) else { return };
-        let from = format_args!("[{} {}]", self.process, self.pid).to_string();
-        if self.dropped > 0 {
-            get_logger().warn(format_args!("{from} {} records were dropped", self.dropped));
-        }
-        let metadata = Metadata::builder().level(level).target(&self.target).build();
-        if level <= log::max_level() && log::logger().enabled(&metadata) {
-            log::logger().log(
-                &Record::builder()
-                    .metadata(metadata)
-                    .module_path(self.module.as_deref())
-                    .file(self.file.as_deref())
-                    .line(self.line)
-                    .args(format_args!("{from} {}", self.message))
-                    .build(),
-            );
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::net::{
+        AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, recv, shutdown, socketpair,
+    };
 
     fn packet(message: String) -> Packet {
         Packet::Record(Sent {
@@ -412,19 +245,5 @@ mod tests {
             assert!(sent_within(Duration::from_secs(30), &sender, &packet(String::new())));
             shutdown(&sender, Shutdown::Write).expect("closed");
         });
-    }
-
-    #[test]
-    fn log_05_marks_wait_for_what_was_sent_before() {
-        let line = Line::open().expect("a line");
-        assert!(Arc::ptr_eq(&line, &Line::open().expect("the same line")));
-        for _ in 0..100 {
-            assert!(sent_within(LAST_WORDS, &line.sender, &packet(String::new())));
-        }
-        line.settle();
-        assert!(*lock(&line.progress.mark) >= 1);
-        let progress = line.progress.clone();
-        drop(line);
-        assert_eq!(*lock(&progress.mark), u64::MAX, "the thread has ended with the last handle");
     }
 }

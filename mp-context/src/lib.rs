@@ -28,6 +28,7 @@ mod forkserver;
 mod forward;
 mod initialize;
 mod launch;
+mod line;
 mod logging;
 mod method;
 mod panic_report;
