@@ -21,12 +21,13 @@ pub use mp_core as core;
 pub use mp_context::server_pid;
 #[doc(inline)]
 pub use mp_context::{
-    AuthKey, Context, CurrentProcess, ExitReason, InitializeError, OnError, PanicReport, ParentProcess,
-    PreloadOutcome, Process, ProcessBuilder, ProcessError, Resource, ReturnWhen, StartError, StartMethod,
-    StartingProcess, Stdio, active_children, allow_connection_pickling, as_completed, cpu_count,
+    AuthKey, Context, CurrentProcess, ExitReason, InitializeError, Logger, OnError, PanicReport,
+    ParentProcess, PreloadOutcome, Process, ProcessBuilder, ProcessError, Resource, ReturnWhen, StartError,
+    StartMethod, StartingProcess, Stdio, active_children, allow_connection_pickling, as_completed, cpu_count,
     current_process, default_start_method, exit, freeze_support, get_all_start_methods, get_context,
-    get_start_method, initialize, parent_process, physical_cpu_count, process, recommended_start_method,
-    reset_executable, set_executable, set_forkserver_preload, set_start_method, signal_name, wait,
+    get_logger, get_start_method, initialize, log_to_stderr, parent_process, physical_cpu_count, process,
+    recommended_start_method, reset_executable, set_executable, set_forkserver_preload, set_start_method,
+    signal_name, wait,
 };
 #[doc(inline)]
 pub use mp_core::codec::Bulk;

@@ -91,7 +91,7 @@ fn its_lines_are_those_of_sha256sum_for_every_method_and_number_of_workers() {
             assert!(output.status.success(), "{method}: {said}");
             assert!(output.stdout == expected, "{method} with {workers} workers");
             assert!(
-                said.contains("207 files") && said.contains("MB/s") && said.contains("PoolWorker-1 "),
+                said.contains("207 files") && said.contains("MB/s") && said.contains("PoolWorker-"),
                 "{said}"
             );
         }

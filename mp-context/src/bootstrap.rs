@@ -20,6 +20,7 @@ use crate::authkey::AuthKey;
 use crate::child::{Farewell, lock, split_head, with_head};
 use crate::current::{self, ParentProcess, Record};
 use crate::launch::{LocalCall, flush_streams, inherit_executable};
+use crate::logging::note;
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation};
 use crate::stdio::{complain, put_in_place};
@@ -85,6 +86,7 @@ fn run(socket: Connection, closure: Option<Box<LocalCall<'_>>>, leave: Leave) ->
 
     *lock(&FAREWELL) = Some(socket);
     panic_report::install(|report| say_farewell(&Farewell::Panicked(report.clone()), Message::default()));
+    note("calls its function");
     let (mut bytes, mut fds) = (Vec::new(), Fds::default());
     let returned = panic_report::catch(|| call(&mut bytes, &mut fds));
     let (code, farewell, value) = match returned {
@@ -125,6 +127,7 @@ fn prepare(socket: &Connection) -> Result<StartMethod, String> {
     });
     method::inherit(preparation.default_method);
     inherit_executable(preparation.executable);
+    preparation.logging.take_over();
     preparation.settings.apply()?;
     Ok(preparation.method)
 }
@@ -160,6 +163,7 @@ fn say_farewell(farewell: &Farewell, value: Message) {
 }
 
 fn leave_with(code: i32, leave: Leave) -> ! {
+    note(format_args!("exits with code {code}"));
     match leave {
         Leave::WithHandlers => std::process::exit(code),
         Leave::WithoutHandlers => {

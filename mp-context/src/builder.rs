@@ -39,6 +39,7 @@ pub struct ProcessBuilder<F, A> {
     ends_with_us: bool,
     streams: Arc<Streams>,
     settings: Settings,
+    forward_logs: bool,
     start_timeout: Duration,
     of: PhantomData<fn() -> F>,
 }
@@ -84,6 +85,7 @@ where
             ends_with_us: false,
             streams: Arc::default(),
             settings: Settings::default(),
+            forward_logs: true,
             start_timeout: START_TIMEOUT,
             of: PhantomData,
         }
@@ -168,6 +170,26 @@ where
         self
     }
 
+    /// Whether its log records come to the logger that this process has installed with the `log` crate; the default is
+    /// true.
+    ///
+    /// It matters for spawn and forkserver, if this process has a logger when it starts the child. Records of the levels
+    /// that are enabled here at that time, and of the child's own children, are given to the logger with target, level,
+    /// module, file and line as they were, and with name and pid of the child before the message:
+    /// `[SpawnProcess-1 4711] message`. Key-values are not sent; messages are cut at 64 KiB. Those of one child come in
+    /// their order, and before a join returns, unless the logger takes longer than a second for what was left. The child
+    /// is never held up for long: after 100 milliseconds without room for a record it drops records, and tells how many
+    /// with the next that goes through.
+    ///
+    /// The child's place for a logger is taken then. A child that installs one of its own is started with `false`; one
+    /// that was there before, from a preload hook of the fork server, is left alone. A forked child logs with its copy of
+    /// this process's logger in any case. While there are children whose records come here, a thread named `mp-log`
+    /// receives them, so this process cannot be forked.
+    pub fn forward_logs(mut self, forward: bool) -> Self {
+        self.forward_logs = forward;
+        self
+    }
+
     /// How long it may take until it is ready to call its function, 60 seconds by default.
     pub fn start_timeout(mut self, limit: Duration) -> Self {
         self.start_timeout = limit;
@@ -207,6 +229,7 @@ where
             ends_with_us: daemon || self.ends_with_us,
             streams: self.streams.clone(),
             settings: self.settings.clone(),
+            forward_logs: self.forward_logs,
             start_timeout: self.start_timeout,
             ..plan
         }

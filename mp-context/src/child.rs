@@ -23,7 +23,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::children;
-use crate::error::{PanicReport, ProcessError};
+use crate::error::{PanicReport, ProcessError, signal_name};
+use crate::line::Line;
+use crate::logging::get_logger;
 use crate::method::StartMethod;
 
 /// How a child ended, as it says itself. The encoded result follows `Value` in the message.
@@ -53,6 +55,8 @@ pub(crate) struct Child {
     pub socket: Connection,
     /// As long as this is open, the child may live.
     pub lifeline: Mutex<Option<OwnedFd>>,
+    /// As long as this is held, its log records are received.
+    pub line: Mutex<Option<Arc<Line>>>,
     pub end: OnceLock<End>,
     pub taking: Mutex<()>,
     pub closed: AtomicBool,
@@ -135,7 +139,11 @@ impl Child {
                 None => ExitStatus::Unknown,
             };
             let status = status.filter(|status| *status != ExitStatus::Unknown).unwrap_or(guess);
-            log::info!("process {} (pid {}) ended: {status:?}", self.name, self.pid);
+            if let Some(line) = lock(&self.line).take() {
+                Line::leave(line);
+            }
+            let how = tell(status);
+            get_logger().info(format_args!("process {} (pid {}) {how}", self.name, self.pid));
             End { status, farewell, value: value.unwrap_or_default() }
         });
         drop(turn);
@@ -247,6 +255,15 @@ fn read_status(pipe: &OwnedFd) -> Option<ExitStatus> {
         return None;
     }
     decode_status(bytes)
+}
+
+/// An exit status in words.
+pub(crate) fn tell(status: ExitStatus) -> String {
+    match status {
+        ExitStatus::Code(code) => format!("exited with code {code}"),
+        ExitStatus::Signal { signal, .. } => format!("was killed by {}", signal_name(signal)),
+        ExitStatus::Unknown => "ended".into(),
+    }
 }
 
 /// An exit status as eight bytes.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::child::{Child, lock};
+use crate::logging::get_logger;
 
 static CHILDREN: Mutex<Vec<Arc<Child>>> = Mutex::new(Vec::new());
 
@@ -17,7 +18,7 @@ const GRACE: Duration = Duration::from_secs(3);
 pub(crate) fn add(child: Arc<Child>) {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     if !REGISTERED.swap(true, Relaxed) && !mp_core::process::exit::at_exit(finish_at_exit) {
-        log::warn!("no room for an exit handler: children are not waited for when this process exits");
+        get_logger().warn("no room for an exit handler: children are not waited for when this process exits");
     }
     lock(&CHILDREN).push(child);
 }
@@ -37,7 +38,7 @@ pub(crate) fn alive() -> Vec<Arc<Child>> {
 /// For a forked child: the children of its parent are none of its own, and none may hang on it.
 pub(crate) fn disown() {
     for child in std::mem::take(&mut *lock(&CHILDREN)) {
-        drop(lock(&child.lifeline).take());
+        drop((lock(&child.lifeline).take(), lock(&child.line).take()));
     }
 }
 

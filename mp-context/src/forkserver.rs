@@ -22,6 +22,7 @@ use rustix::process::Signal;
 
 use crate::child::lock;
 use crate::launch::spawn_program;
+use crate::logging::get_logger;
 use crate::preparation::Settings;
 use crate::server::{self, OnError, Setup};
 use crate::stdio::{Stdio, Streams};
@@ -119,7 +120,7 @@ pub(crate) fn start(
 fn running(deadline: Option<Instant>) -> Result<Arc<Server>> {
     let mut running = lock(&SERVER);
     if running.take_if(|server| server.is_gone()).is_some() {
-        log::warn!("the fork server has ended and is started anew");
+        get_logger().warn("the fork server has ended and is started anew");
     }
     match &*running {
         Some(server) => Ok(server.clone()),
@@ -179,7 +180,7 @@ impl Server {
         let hello = server.socket.recv_message_timeout(rest(deadline)).and_then(Message::decode);
         match hello.map_err(unless_gone)? {
             Hello::Ready { .. } => {
-                log::info!("the fork server (pid {pid}) is started");
+                get_logger().info(format_args!("the fork server (pid {pid}) is started"));
                 Ok(server)
             }
             Hello::Refused { reason } => Err(Error::Invalid { what: "fork server", reason }),

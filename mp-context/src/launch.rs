@@ -26,11 +26,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
 
 use crate::bootstrap::{self, Leave};
-use crate::child::{Child, lock, with_head};
+use crate::child::{Child, lock, tell, with_head};
 use crate::children;
 use crate::current::current_process;
-use crate::error::{StartError, signal_name};
+use crate::error::StartError;
 use crate::forkserver;
+use crate::forward;
+use crate::line::Line;
+use crate::logging::{Inheritance, get_logger};
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation, Settings};
 use crate::stdio::Streams;
@@ -48,6 +51,7 @@ pub(crate) struct Plan {
     pub ends_with_us: bool,
     pub streams: Arc<Streams>,
     pub settings: Settings,
+    pub forward_logs: bool,
     pub start_timeout: Duration,
 }
 
@@ -59,6 +63,7 @@ pub(crate) struct Starting {
     /// The process, if we made it ourselves.
     process: Option<Unready>,
     status: Option<OwnedFd>,
+    line: Option<Arc<Line>>,
     deadline: Option<Instant>,
     about: About,
 }
@@ -163,6 +168,10 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
     if plan.method != StartMethod::Fork {
         entry::check().map_err(system)?;
     }
+    // A copy of this process has a copy of its logger.
+    let forward = plan.forward_logs && plan.method != StartMethod::Fork;
+    let (outlet, line) = if forward { forward::for_child() } else { (None, None) };
+    let logging = Inheritance::new(outlet);
     let preparation = |settings: Settings| {
         Message::encode(&Preparation {
             name: plan.name.clone(),
@@ -174,6 +183,7 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
             parent_pid: std::process::id(),
             authkey: own.authkey().as_bytes().to_vec(),
             executable: executable(),
+            logging,
             settings,
         })
     };
@@ -199,7 +209,7 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
         ends_with_us: plan.ends_with_us,
         start_timeout: plan.start_timeout,
     };
-    let mut starting = Starting { socket, lifeline, process: None, status: None, deadline, about };
+    let mut starting = Starting { socket, lifeline, process: None, status: None, line, deadline, about };
     let settings = plan.settings.clone();
     let send = |socket: &Connection, settings: Settings| -> mp_core::Result<()> {
         parcel::send(socket, preparation(settings)?)?;
@@ -277,6 +287,7 @@ impl Plan {
             ends_with_us: own.daemon(),
             streams: Arc::default(),
             settings: Settings::default(),
+            forward_logs: true,
             start_timeout: START_TIMEOUT,
         }
     }
@@ -316,7 +327,7 @@ impl Starting {
             Ok(Hello::Refused { reason }) => return Err(StartError::Refused { process, reason }),
             Err(error) => return Err(StartError::Refused { process, reason: error.to_string() }),
         };
-        let Starting { socket, lifeline, process: own, status, about, .. } = self;
+        let Starting { socket, lifeline, process: own, status, line, about, .. } = self;
         let (pid, pidfd) = match (own.and_then(|mut own| Some((own.pid, own.pidfd.take()?))), pidfd) {
             (Some((pid, pidfd)), _) => (pid, pidfd),
             (None, Some(Ok(pidfd))) => (pid, pidfd),
@@ -334,11 +345,13 @@ impl Starting {
             status,
             socket,
             lifeline: Mutex::new(Some(lifeline)),
+            line: Mutex::new(line),
             end: OnceLock::new(),
             taking: Mutex::new(()),
             closed: AtomicBool::new(false),
         });
-        log::info!("process {} (pid {pid}) started with method {}", child.name, child.method);
+        let method = child.method;
+        get_logger().info(format_args!("process {} (pid {pid}) started with method {method}", child.name));
         children::add(child.clone());
         Ok(child)
     }
@@ -348,11 +361,7 @@ impl Starting {
             return "the fork server lost it".into();
         };
         let pid = process.pid;
-        match process.end() {
-            ExitStatus::Code(code) => format!("pid {pid} exited with code {code}"),
-            ExitStatus::Signal { signal, .. } => format!("pid {pid} was killed by {}", signal_name(signal)),
-            ExitStatus::Unknown => format!("pid {pid} ended"),
-        }
+        format!("pid {pid} {}", tell(process.end()))
     }
 }
 

@@ -25,8 +25,11 @@ mod current;
 mod error;
 mod exit;
 mod forkserver;
+mod forward;
 mod initialize;
 mod launch;
+mod line;
+mod logging;
 mod method;
 mod panic_report;
 mod physical;
@@ -46,6 +49,7 @@ pub use exit::{ExitReason, exit};
 pub use forkserver::{PreloadOutcome, server_pid, set_forkserver_preload};
 pub use initialize::{InitializeError, allow_connection_pickling, initialize};
 pub use launch::{reset_executable, set_executable};
+pub use logging::{Logger, get_logger, log_to_stderr};
 pub use method::{
     StartMethod, default_start_method, get_all_start_methods, get_start_method, recommended_start_method,
     set_start_method,

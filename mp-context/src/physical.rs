@@ -7,6 +7,7 @@ use std::sync::Once;
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 use crate::cpu::cpu_count;
+use crate::logging::get_logger;
 
 /// Number of physical cores that this process can keep busy, at least 1 and at most [`cpu_count`].
 ///
@@ -27,7 +28,7 @@ pub fn physical_cpu_count() -> usize {
         None => {
             static WARNED: Once = Once::new();
             WARNED.call_once(|| {
-                log::warn!("the system does not say which CPUs share a core; all of them are counted")
+                get_logger().warn("the system does not say which CPUs share a core; all of them are counted")
             });
             logical
         }

@@ -9,6 +9,7 @@ use rustix::process::{Resource as SystemResource, Rlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 
+use crate::logging::Inheritance;
 use crate::method::StartMethod;
 
 /// The first message to a child.
@@ -27,6 +28,7 @@ pub(crate) struct Preparation {
     /// The program for the child's own children.
     #[serde(with = "any_path")]
     pub executable: Option<PathBuf>,
+    pub logging: Inheritance,
     pub settings: Settings,
 }
 

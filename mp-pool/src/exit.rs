@@ -17,7 +17,8 @@ static POOLS: Mutex<Vec<(u32, Weak<Shared>)>> = Mutex::new(Vec::new());
 pub(crate) fn note(pool: &Arc<Shared>) {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     if !REGISTERED.swap(true, Relaxed) && !mp_core::process::exit::at_exit(end_pools) {
-        log::warn!("no room for an exit handler: pools end with their workers when this process exits");
+        mp_context::get_logger()
+            .warn("no room for an exit handler: pools end with their workers when this process exits");
     }
     let mut pools = lock(&POOLS);
     pools.retain(|(_, pool)| pool.strong_count() > 0);

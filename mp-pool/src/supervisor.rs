@@ -25,7 +25,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mp_context::Context;
+use mp_context::{Context, get_logger};
 use mp_core::Error;
 use mp_core::deadline::Deadline;
 use mp_core::link::TaskHeader;
@@ -187,7 +187,7 @@ impl Supervisor {
             if let Err(error) = waited
                 && error != Errno::INTR
             {
-                log::error!("the epoll of a pool fails: {error}");
+                get_logger().error(format_args!("the epoll of a pool fails: {error}"));
             }
         }
         for seat in &mut self.seats {

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use mp_context::catch;
+use mp_context::{catch, get_logger};
 use mp_core::link::TaskHeader;
 
 use super::active::split;
@@ -44,11 +44,11 @@ impl Supervisor {
                 self.lose(task.id, &mut lost);
             }
         }
-        log::warn!("{lost}");
+        get_logger().warn(&lost);
         if let Some(on_lost) = &self.on_lost
             && let Err(report) = catch(|| on_lost(&lost))
         {
-            log::error!("what is called when a worker is lost {report}");
+            get_logger().error(format_args!("what is called when a worker is lost {report}"));
         }
         if member.has_lived() || !begun.is_empty() {
             self.reset_deaths();
@@ -103,7 +103,7 @@ impl Supervisor {
             self.seats.iter_mut().for_each(|seat| seat.due = None);
             return;
         }
-        log::warn!("a worker died before it did anything ({count} in a row): {reason}");
+        get_logger().warn(format_args!("a worker died before it did anything ({count} in a row): {reason}"));
         let seat = &mut self.seats[position];
         seat.failures += 1;
         let pause = Duration::from_millis(10 << (seat.failures.max(count) - 1).min(8));

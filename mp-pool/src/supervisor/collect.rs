@@ -3,6 +3,7 @@
 //! What a worker sends is checked; one that sends nonsense is killed, and its end is then like any other. What a worker
 //! sent before it died is taken in like everything else.
 
+use mp_context::get_logger;
 use std::time::Instant;
 
 use mp_core::link::{ResultHeader, TaskHeader};
@@ -124,7 +125,7 @@ fn failure(body: &[u8], member: &Member) -> TaskFailure {
 
 /// Ends a worker that broke its link.
 fn condemn(member: &mut Member, error: &Error) {
-    log::error!("worker {} broke its link: {error}", member.name);
+    get_logger().error(format_args!("worker {} broke its link: {error}", member.name));
     member.broken = true;
     if let Some(process) = member.process() {
         let _ = process.kill();

@@ -2,6 +2,7 @@
 //!
 //! A worker that dies gets nothing more, as its link is not filled again; what was in it is taken back by its burial.
 
+use mp_context::get_logger;
 use std::time::{Duration, Instant};
 
 use mp_core::link::TaskHeader;
@@ -116,7 +117,7 @@ pub(super) fn revoke(member: &mut Member, jobs: &mut [Active]) {
     let tasks: Vec<TaskHeader> = match member.link.tasks.revoke() {
         Ok(revoked) => revoked.tasks().map(|(task, _)| task).collect(),
         Err(error) => {
-            log::error!("worker {} broke its link: {error}", member.name);
+            get_logger().error(format_args!("worker {} broke its link: {error}", member.name));
             return;
         }
     };
