@@ -178,7 +178,7 @@ where
     /// module, file and line as they were, and with name and pid of the child before the message:
     /// `[SpawnProcess-1 4711] message`. Key-values are not sent; messages are cut at 64 KiB. Those of one child come in
     /// their order, and before a join returns, unless the logger takes longer than a second for what was left. The child
-    /// is never held up for long: after 100 milliseconds without room for a record it drops records, and tells how many
+    /// is never held up for long: after a second without room for a record it drops records, and tells how many
     /// with the next that goes through.
     ///
     /// The child's place for a logger is taken then. A child that installs one of its own is started with `false`; one

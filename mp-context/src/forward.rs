@@ -36,8 +36,8 @@ use crate::current::current_process;
 use crate::line::Line;
 use crate::logging::{filter_of, get_logger};
 
-/// How long a child waits for room.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a child waits for room: longer than a busy machine keeps the thread that makes room from running.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Longest message in bytes.
 const LONGEST: usize = 64 << 10;
 /// Longest name, target or path in bytes.

@@ -113,7 +113,8 @@ pub(crate) fn fill_gaps() {
 /// Prints a line on the standard error stream. Nobody may be reading there any more, and that must harm nothing:
 /// `eprintln!` would panic, and within a panic hook so end the process before its report is sent.
 pub(crate) fn complain(line: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{line}");
+    // In one piece: the stream has no buffer, and other processes write to it too.
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Makes `streams` the descriptors 0, 1 and 2 of this process.
