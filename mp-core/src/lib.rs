@@ -3,6 +3,9 @@
 //! Functions, values, file descriptors and memory that travel. Applications use the facade crate `multiprocess`.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("multiprocess needs Linux on a 64-bit CPU");
+
 pub mod arena;
 pub mod codec;
 pub mod connection;
