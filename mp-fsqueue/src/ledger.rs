@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A journal that is larger is rewritten, unless it would stay large.
-const ROOMY: u64 = 1 << 20;
+const ROOMY: u64 = if cfg!(test) { 1 << 9 } else { 1 << 20 };
 
 #[derive(Debug)]
 pub(crate) struct Ledger {

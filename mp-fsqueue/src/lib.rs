@@ -3,6 +3,8 @@
 
 mod claim;
 mod consumer;
+#[cfg(test)]
+mod crash;
 mod cursor;
 mod error;
 mod failed;

@@ -607,3 +607,9 @@ impl<'a, T: Serialize + DeserializeOwned> IntoIterator for &'a FsQueue<T> {
         self.iter()
     }
 }
+
+/// Closes a queue as the death of its process would: the consumer's file stays, its lock does not.
+#[cfg(test)]
+pub(crate) fn forget_consumer<T>(queue: FsQueue<T>) {
+    lock(&queue.inner.side).pid = -1;
+}

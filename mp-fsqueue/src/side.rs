@@ -215,7 +215,7 @@ impl Side {
         let mut looked = false;
         loop {
             if self.dirty || self.seen != self.ledger.changes {
-                self.follow();
+                self.follow()?;
             }
             let mut best: Option<(u64, u64)> = None;
             let mut damaged: Option<(u64, Span, &'static str)> = None;
@@ -262,9 +262,13 @@ impl Side {
     }
 
     /// Puts the cursors where the journal says.
-    fn follow(&mut self) {
+    fn follow(&mut self) -> Result<()> {
         let mut found = BTreeMap::new();
+        let mut done = Vec::new();
         for (&id, segment) in &self.ledger.state.segments {
+            if segment.is_done() {
+                done.push(id);
+            }
             if let (false, Some(front)) = (found.contains_key(&id.writer), segment.front()) {
                 found.insert(id.writer, (id, front, segment.boot));
             }
@@ -281,6 +285,8 @@ impl Side {
             }
         }
         (self.seen, self.dirty) = (self.ledger.changes, false);
+        // Somebody died before it could remove these.
+        done.into_iter().try_for_each(|id| self.remove_if_done(id))
     }
 
     /// Writes down what happened to one segment, and follows it.
@@ -423,34 +429,25 @@ impl Side {
         }
     }
 
-    /// Removes what dead processes left, and finds segments that a damaged journal does not know any more. Call it with the
-    /// queue's lock.
+    /// Removes what dead processes left, and finds segments that a damaged journal does not know any more; how many files
+    /// are gone. What cannot be looked at stays, and shows in the statistics. Call it with the queue's lock.
     pub fn tidy(&mut self) -> Result<u64> {
         let mut removed = 0;
         for name in sys::list(&self.layout.segments())? {
             let path = self.layout.segments().join(&name);
             let Some(id) = segment::id_of(&path) else { continue };
-            if self.ledger.state.segments.contains_key(&id) {
-                continue;
-            }
-            let Some(file) = File::find(&path, OFlags::RDONLY)? else { continue };
-            if file.is_locked()? || (self.remote && !consumer::is_stale(&file, self.options.stale_after)?) {
-                continue;
-            }
-            let mut header = [0; START as usize];
-            let got = file.read_at(&mut header, 0)?;
-            match segment::read_header(&header[..got], id) {
-                Some((sequence, boot)) if file.size()? > START => {
-                    self.append(&[Entry::Segment { id, sequence, offset: START, boot }])?;
-                    self.dirty = true;
+            if !self.ledger.state.segments.contains_key(&id) {
+                match self.examine(id) {
+                    Ok(Unknown::Empty) => {
+                        sys::remove(&path)?;
+                        removed += 1;
+                    }
+                    Ok(Unknown::Items { sequence, boot }) => {
+                        self.append(&[Entry::Segment { id, sequence, offset: START, boot }])?;
+                        self.dirty = true;
+                    }
+                    Ok(Unknown::Foreign) | Err(_) => {}
                 }
-                // No put into it has returned.
-                _ if file.size()? <= START => {
-                    sys::remove(&path)?;
-                    removed += 1;
-                }
-                // Not ours, or damaged beyond recognition: stays where it is, and shows in the statistics.
-                _ => {}
             }
         }
         let busy = self.ledger.state.consumers();
@@ -461,7 +458,9 @@ impl Side {
                 continue;
             };
             let mine = self.me.as_ref().is_some_and(|me| me.id == id);
-            if !mine && consumer::is_dead(&self.layout, id, self.remote, self.options.stale_after)? {
+            if !mine
+                && let Ok(true) = consumer::is_dead(&self.layout, id, self.remote, self.options.stale_after)
+            {
                 sys::remove(&self.layout.consumer(id))?;
                 removed += 1;
             }
@@ -469,12 +468,28 @@ impl Side {
         for name in sys::list(&self.layout.failed())? {
             let path = self.layout.failed().join(name);
             // These are written under the lock, which we have.
-            if path.extension().is_some_and(|e| e == "new") {
+            if path.extension().is_some_and(|e| e == "new") && path.is_file() {
                 sys::remove(&path)?;
                 removed += 1;
             }
         }
         Ok(removed)
+    }
+
+    /// What a segment is that the journal does not know.
+    fn examine(&self, id: SegmentId) -> Result<Unknown> {
+        let file = File::open(&self.layout.segment(id), OFlags::RDONLY, 0)?;
+        if file.is_locked()? || (self.remote && !consumer::is_stale(&file, self.options.stale_after)?) {
+            return Ok(Unknown::Foreign);
+        }
+        let mut header = [0; START as usize];
+        let got = file.read_at(&mut header, 0)?;
+        Ok(match segment::read_header(&header[..got], id) {
+            // No put into it has returned.
+            _ if file.size()? <= START => Unknown::Empty,
+            Some((sequence, boot)) => Unknown::Items { sequence, boot },
+            None => Unknown::Foreign,
+        })
     }
 
     /// The consumer of this process. Call it with the queue's lock.
@@ -603,6 +618,16 @@ impl Source {
         };
         self.cursor.fill(file, remote)
     }
+}
+
+/// A segment that is not in the journal.
+enum Unknown {
+    /// Its writer died before its first item.
+    Empty,
+    /// The journal has lost it.
+    Items { sequence: u64, boot: u128 },
+    /// Not ours, in use, or damaged beyond recognition.
+    Foreign,
 }
 
 /// Why bytes are no value.

@@ -106,18 +106,24 @@ impl Segment {
         self.claimed.values().map(|c| c.0.count()).sum()
     }
 
-    /// Takes a span away from where it waits: from the front or from what came back.
-    fn give_out(&mut self, span: Span) {
+    /// Takes a span away from where it waits: from the front or from what came back. Whether it was there.
+    fn give_out(&mut self, span: Span) -> bool {
         if span.end <= span.first || span.end_offset < span.offset {
-            return;
+            return false;
         }
         if span.first >= self.next {
             (self.next, self.next_offset) = (span.end, span.end_offset);
-        } else if let Some((_, &from)) = self.ready.range(..=span.first).next_back() {
-            self.ready.remove(&from.first);
-            for rest in cut(from, span) {
-                self.ready.insert(rest.first, rest);
+            return true;
+        }
+        match self.ready.range(..=span.first).next_back() {
+            Some((_, &from)) if span.end <= from.end => {
+                self.ready.remove(&from.first);
+                for rest in cut(from, span) {
+                    self.ready.insert(rest.first, rest);
+                }
+                true
             }
+            _ => false,
         }
     }
 
@@ -198,14 +204,14 @@ impl State {
                 self.segments.entry(id).or_insert_with(new);
             }
             Entry::Take { id, span } => {
-                if let Some(segment) = self.segments.get_mut(&id) {
-                    segment.give_out(span);
+                if self.segments.get_mut(&id).is_some_and(|s| s.give_out(span)) {
                     self.totals.taken += span.count();
                 }
             }
             Entry::Claim { id, span, consumer } => {
-                if let Some(segment) = self.segments.get_mut(&id) {
-                    segment.give_out(span);
+                if let Some(segment) = self.segments.get_mut(&id)
+                    && segment.give_out(span)
+                {
                     segment.claim(span, consumer);
                 }
             }
@@ -223,11 +229,11 @@ impl State {
                 }
             }
             Entry::Fail { id, span, consumer } => {
-                if let Some(segment) = self.segments.get_mut(&id) {
-                    match consumer {
-                        0 => segment.give_out(span),
-                        _ => drop(segment.settle(span, consumer)),
-                    }
+                let gone = self.segments.get_mut(&id).is_some_and(|s| match consumer {
+                    0 => s.give_out(span),
+                    _ => s.settle(span, consumer),
+                });
+                if gone {
                     self.totals.failed += span.count();
                 }
             }
