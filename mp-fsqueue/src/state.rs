@@ -115,6 +115,15 @@ impl Segment {
             (self.next, self.next_offset) = (span.end, span.end_offset);
             return true;
         }
+        if span.end > self.next {
+            // Some that came back, and some from the front.
+            let back = Span { end: self.next, end_offset: self.next_offset, ..span };
+            if !self.give_out(back) {
+                return false;
+            }
+            (self.next, self.next_offset) = (span.end, span.end_offset);
+            return true;
+        }
         match self.ready.range(..=span.first).next_back() {
             Some((_, &from)) if span.end <= from.end => {
                 self.ready.remove(&from.first);
@@ -342,10 +351,17 @@ mod tests {
         #[test]
         fn any_history_has_a_snapshot(history in proptest::collection::vec((0u8..8, 0u64..20, 1u64..5, 1u64..3), 0..60)) {
             let mut state = State::default();
-            state.apply(&Entry::Segment { id: ID, sequence: 0, offset: 0, boot: 9 });
+            let mut entries = vec![Entry::Segment { id: ID, sequence: 0, offset: 0, boot: 9 }];
+            state.apply(&entries[0]);
             for (kind, first, count, consumer) in history {
-                let (id, span) = (ID, span(first, first + count));
-                state.apply(&match kind {
+                // As consumers do: from where items are.
+                let start = state.segments[&ID].front().map_or(first, |f| if kind < 3 { f.first } else { first });
+                let count = match state.segments[&ID].front() {
+                    Some(front) if kind < 3 => count.min(front.end - front.first),
+                    _ => count,
+                };
+                let (id, span) = (ID, span(start, start + count));
+                let entry = match kind {
                     0 => Entry::Take { id, span },
                     1 | 2 => Entry::Claim { id, span, consumer },
                     3 => Entry::Ack { id, span, consumer },
@@ -353,8 +369,17 @@ mod tests {
                     5 => Entry::Fail { id, span, consumer: consumer - 1 },
                     6 => Entry::Dead { consumer },
                     _ => Entry::Host { boot: u128::from(first), offset: count },
-                });
+                };
+                state.apply(&entry);
+                match entries.last().and_then(|last| last.join(&entry)) {
+                    Some(joined) => drop(entries.pop().map(|_| entries.push(joined))),
+                    None => entries.push(entry),
+                }
             }
+            // Joined entries say the same.
+            let mut same = State::default();
+            entries.iter().for_each(|e| same.apply(e));
+            prop_assert_eq!(&same, &state);
             let mut copy = State::default();
             state.snapshot().iter().for_each(|e| copy.apply(e));
             prop_assert_eq!(copy, state);
