@@ -7,9 +7,12 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 type Item = (u32, Vec<u8>);
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn item(n: u32) -> Item {
     (n, vec![n as u8; 1500])
@@ -85,12 +88,15 @@ fn child() {
 
 /// Runs the child, which dies before its `at`-th system call; what it knew to be done, and whether it came to its end.
 fn run(role: &str, mode: &str, dir: &Path, at: u64) -> (Vec<u32>, bool) {
-    let status = Command::new(std::env::current_exe().unwrap())
+    // A process between its birth and its program has all our locks: none while another test prepares dead ones.
+    let alone = ALONE.lock();
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "crash::child", "--nocapture"])
         .env("FSQUEUE_CRASH", format!("{role} {mode} {} {at}", dir.display()))
         .stdout(Stdio::null())
-        .status()
-        .unwrap();
+        .spawn();
+    drop(alone);
+    let status = child.unwrap().wait().unwrap();
     assert!(status.success() || status.signal() == Some(9), "{role} {mode} {at}: {status}");
     let log = std::fs::read_to_string(dir.join("log")).unwrap();
     (log.lines().map(|l| l.parse().unwrap()).collect(), status.success())
@@ -106,7 +112,9 @@ fn before_each_call(
     let dir = scratch(&format!("{role}-{mode}"));
     for at in 0.. {
         let _ = std::fs::remove_dir_all(dir.join("queue"));
+        let alone = ALONE.lock();
         prepare(&dir.join("queue"));
+        drop(alone);
         let (known, ended) = run(role, mode, &dir, at);
         let q = open(&dir.join("queue"), mode);
         check(&q, known, ended, &format!("{role} {mode}, killed before call {at}"));
@@ -246,7 +254,7 @@ fn durable_modes_sync_before_they_return() {
         assert_eq!(first.contains(&"fsync"), syncs, "{mode}: the new segment's name: {first:?}");
         for calls in [
             fault::trace(|| q.put(&item(1)).unwrap()),
-            fault::trace(|| drop(q.put_many(&[item(2)]).unwrap())),
+            fault::trace(|| assert_eq!(q.put_many(&[item(2)]).unwrap(), 1)),
             fault::trace(|| drop(q.get().unwrap())),
             fault::trace(|| q.receive(1).unwrap().ack().unwrap()),
         ] {

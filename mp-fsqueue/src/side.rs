@@ -72,7 +72,7 @@ struct Source {
 impl Side {
     pub fn open(layout: &Layout, options: &Builder) -> Result<Side> {
         let ledger = Ledger::open(layout, options.durability.is_durable(), options.file_mode)?;
-        Ok(Side {
+        let mut side = Side {
             pid: host::pid(),
             layout: layout.clone(),
             options: options.clone(),
@@ -88,7 +88,14 @@ impl Side {
             usage: Usage::default(),
             damage: Vec::new(),
             unwritten: 0,
-        })
+        };
+        if !side.ledger.is_read_only() {
+            let _held = side.ledger.hold()?;
+            // What cannot be tidied up is no reason not to open.
+            let _ = side.tidy();
+            side.tidied = Some(Instant::now());
+        }
+        Ok(side)
     }
 
     /// Takes the queue's lock, until `deadline` at most.
@@ -319,6 +326,7 @@ impl Side {
                 sys::sync_dir(&self.layout.segments())?;
             }
             self.append(&[Entry::Remove { id }])?;
+            self.usage.forget(id);
             self.dirty = true;
         }
         Ok(())
@@ -397,7 +405,7 @@ impl Side {
             self.tidied = Some(Instant::now());
             self.tidy()?;
         }
-        Ok(returned > 0)
+        Ok(returned > 0 || self.dirty)
     }
 
     /// Gives back what dead consumers worked on. Call it with the queue's lock.

@@ -29,6 +29,11 @@ pub(crate) struct Waiting {
 }
 
 impl Usage {
+    /// Closes the file of a segment that is gone, for its room to become free.
+    pub fn forget(&mut self, id: SegmentId) {
+        self.known.remove(&id);
+    }
+
     /// Counts what waits. Call it with the queue's lock, or for information only.
     pub fn measure(&mut self, layout: &Layout, state: &State) -> Result<Waiting> {
         let mut waiting = Waiting::default();

@@ -211,8 +211,9 @@ impl Writer {
                 let size = open.size + whole.checked_sub(1).map_or(0, |last| ends[last] as u64);
                 self.sequence += whole as u64;
                 open.size = size;
-                if open.file.truncate(size).is_err() {
-                    // What is behind the last whole record cannot be removed, so nothing may be written behind it.
+                // Go on in a new file: if the disk is full, this one can go when its items are done; and if the end could not
+                // be cut off, nothing may be written behind it.
+                if open.file.truncate(size).is_err() || size > START {
                     self.segment = None;
                 }
                 Err((whole, e))

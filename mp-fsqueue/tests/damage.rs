@@ -11,6 +11,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const ITEMS: u32 = 5;
 
@@ -40,7 +41,14 @@ fn copy(from: &Path, to: &Path) {
 
 /// Takes everything; the items, and how many errors told of damage.
 fn take_all(dir: &Path) -> (Vec<u32>, Vec<Error>) {
-    let drained = Queue::open(dir).unwrap().drain().unwrap();
+    let q = Queue::open(dir).unwrap();
+    let drained = q.drain().unwrap();
+    // Dead writers are noticed within a tenth of a second.
+    let start = Instant::now();
+    while q.stats().unwrap().segments > 0 {
+        assert!(q.is_empty().unwrap() && start.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(1));
+    }
     drained.items.iter().for_each(|i| assert!(i.0 == 99 || *i == item(i.0)));
     (drained.items.iter().map(|i| i.0).collect(), drained.bad)
 }
@@ -94,7 +102,7 @@ fn na_31_a_bit_flipped_in_every_byte_of_a_segment() {
         assert!(items.is_sorted() && items.len() + 1 >= ITEMS as usize, "byte {at}: {items:?}");
         if items.len() < ITEMS as usize {
             lost_some += 1;
-            assert_eq!(problems.len(), 1, "byte {at}");
+            assert_eq!(problems.len(), 1, "byte {at}: {problems:?}");
             // It is kept, whether it was seen to be an item or not.
             let stats = Queue::open(&hurt).unwrap().stats().unwrap();
             assert!(kept(&hurt) > 40, "byte {at}");
@@ -232,8 +240,12 @@ fn worker() {
             for n in 0..put {
                 assert_eq!(q.try_get().unwrap().0, n);
             }
-            assert!(q.is_empty().unwrap());
-            q.put(&(0, String::new())).unwrap();
+            // The file that was full goes, now that its items are done, and there is room again.
+            let start = Instant::now();
+            while let Err(e) = q.put(&(0, String::new())) {
+                assert!(start.elapsed() < Duration::from_secs(20), "{e}");
+                assert!(q.is_empty().unwrap());
+            }
             assert_eq!(q.drain().unwrap().items.len(), 1);
         }
         "read-only" => {
