@@ -5,6 +5,10 @@ use std::sync::OnceLock;
 
 /// The identity of this boot of this host; 0 if the system does not tell.
 pub(crate) fn boot_id() -> u128 {
+    #[cfg(test)]
+    if let Some(boot) = pretend::BOOT.get() {
+        return boot;
+    }
     static BOOT: OnceLock<u128> = OnceLock::new();
     *BOOT.get_or_init(|| {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -19,6 +23,10 @@ pub(crate) fn since_boot() -> u64 {
 
 /// Nanoseconds since 1970, as the host's clock is set.
 pub(crate) fn wall_clock() -> u64 {
+    #[cfg(test)]
+    return nanoseconds(ClockId::Realtime)
+        .wrapping_add_signed(pretend::ADVANCE.get().wrapping_mul(1_000_000_000));
+    #[cfg(not(test))]
     nanoseconds(ClockId::Realtime)
 }
 
@@ -46,6 +54,18 @@ pub(crate) fn start_time(pid: i32) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
+}
+
+/// Other hosts, for tests: one per thread.
+#[cfg(test)]
+pub(crate) mod pretend {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub static BOOT: Cell<Option<u128>> = const { Cell::new(None) };
+        /// Seconds by which the wall clock is wrong.
+        pub static ADVANCE: Cell<i64> = const { Cell::new(0) };
+    }
 }
 
 #[cfg(test)]

@@ -51,7 +51,10 @@ fn shell_scripts_put_and_get() {
     let bad = run(&["put"], "1\nnonsense\n");
     assert!(!bad.status.success() && String::from_utf8_lossy(&bad.stderr).contains("line 2"));
     assert_eq!(lines(&run(&["get"], "")), [json!(1)]);
-    assert_eq!(Command::new(env!("CARGO_BIN_EXE_fsqueue")).arg("dance").output().unwrap().status.code(), Some(2));
+    assert_eq!(
+        Command::new(env!("CARGO_BIN_EXE_fsqueue")).arg("dance").output().unwrap().status.code(),
+        Some(2)
+    );
 }
 
 #[test]
@@ -77,7 +80,8 @@ struct Event {
 fn can_20_python_reads_the_format() {
     let scratch = Scratch::new();
     let q = FsQueue::<Event>::builder().named_fields(true).open(scratch.queue()).unwrap();
-    let event = |i: i32| Event { name: format!("event {i} \u{e9}"), at: 0.5, data: vec![i, -i, 1 << i], none: None };
+    let event =
+        |i: i32| Event { name: format!("event {i} \u{e9}"), at: 0.5, data: vec![i, -i, 1 << i], none: None };
     (0..30).for_each(|i| q.put(&event(i)).unwrap());
     (0..3).for_each(|_| drop(q.get().unwrap()));
     q.receive(2).unwrap().into_iter().for_each(|c| drop(c.fail("not today").unwrap()));

@@ -67,7 +67,8 @@ pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Option<Arguments>,
             _ => places.push(word),
         }
     }
-    let [command, dir] = <[OsString; 2]>::try_from(places).map_err(|_| "a command and a directory are needed")?;
+    let [command, dir] =
+        <[OsString; 2]>::try_from(places).map_err(|_| "a command and a directory are needed")?;
     let command = match command.to_str() {
         Some("put") => Command::Put,
         Some("get") => Command::Get,
