@@ -117,7 +117,7 @@ pub fn parse(bytes: &[u8], seed: u32) -> Parsed {
 pub fn last_total(bytes: &[u8]) -> Option<usize> {
     let end = bytes.get(bytes.len().checked_sub(FOOTER)?..)?;
     let total = u32_at(end, 0) as usize;
-    (end[4..8] == END && total >= HEADER + FOOTER && total % ALIGN == 0).then_some(total)
+    (end[4..8] == END && total >= HEADER + FOOTER && total.is_multiple_of(ALIGN)).then_some(total)
 }
 
 /// The first whole record behind the start of `bytes` with at least this sequence.

@@ -155,7 +155,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     /// [acknowledged](Claim::ack). An empty batch means that none waits. Items that cannot be read go to the quarantine.
     ///
     /// Claims of a consumer that dies come back at once; of one on another host, after
-    /// [`stale_after`](Builder::stale_after).
+    /// [`stale_after`](crate::Builder::stale_after).
     ///
     /// ```
     /// # let dir = std::env::temp_dir().join(format!("fsqueue-doc-receive-{}", std::process::id()));

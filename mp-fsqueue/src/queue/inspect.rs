@@ -13,7 +13,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be read.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be read.
     pub fn failed(&self) -> Result<Vec<Failed>> {
         Ok(failed::list(&self.inner.layout)?.into_iter().map(|f| f.1).collect())
     }
@@ -42,7 +42,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it could not be written down.
+    /// [`Error::Io`](crate::Error::Io) if it could not be written down.
     pub fn requeue_stale(&self, older_than: Duration) -> Result<u64> {
         let (mut side, _held) = self.side(None)?;
         side.requeue_dead(older_than)
@@ -52,7 +52,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if something cannot be removed.
+    /// [`Error::Io`](crate::Error::Io) if something cannot be removed.
     pub fn reap(&self) -> Result<u64> {
         let (mut side, _held) = self.side(None)?;
         side.tidy()
@@ -62,7 +62,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be found out.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be found out.
     pub fn len(&self) -> Result<u64> {
         let (mut side, _held) = self.side(None)?;
         Ok(side.waiting()?.items)
@@ -72,7 +72,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be found out.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be found out.
     pub fn is_empty(&self) -> Result<bool> {
         let (mut side, _held) = self.side(None)?;
         if side.ledger.is_read_only() {
@@ -85,7 +85,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it cannot be found out.
+    /// [`Error::Io`](crate::Error::Io) if it cannot be found out.
     pub fn stats(&self) -> Result<Stats> {
         let (mut side, _held) = self.side(None)?;
         stats::gather(&mut side)
@@ -95,7 +95,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the directories cannot be listed.
+    /// [`Error::Io`](crate::Error::Io) if the directories cannot be listed.
     pub fn check(&self) -> Result<Vec<Problem>> {
         let (mut side, _held) = self.side(None)?;
         stats::check(&mut side)
@@ -105,7 +105,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if they cannot be read.
+    /// [`Error::Io`](crate::Error::Io) if they cannot be read.
     pub fn peek(&self, limit: usize) -> Result<Vec<(crate::ItemId, T)>> {
         let (mut side, _held) = self.side(None)?;
         stats::peek(&mut side, limit, &mut decode::<T>)

@@ -83,9 +83,8 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
             0 => source,
             _ => Error::Partial { put, source: Box::new(source) },
         };
-        match result.map_err(failed)? {
-            Some(file) => self.make_durable(guard, file).map_err(failed)?,
-            None => {}
+        if let Some(file) = result.map_err(failed)? {
+            self.make_durable(guard, file).map_err(failed)?;
         }
         Ok(put)
     }
@@ -127,10 +126,10 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
                 self.inner.group.wait(ticket, within, count)
             }
         };
-        if result.is_err() {
-            if let Some(writer) = lock(&self.inner.writer).as_mut() {
-                writer.abandon();
-            }
+        if result.is_err()
+            && let Some(writer) = lock(&self.inner.writer).as_mut()
+        {
+            writer.abandon();
         }
         result
     }

@@ -193,7 +193,6 @@ impl Side {
     }
 
     /// The next item, decoded, without giving it out.
-    #[expect(clippy::type_complexity, reason = "the place and what was made of the item")]
     fn look<R>(
         &mut self,
         decode: &mut dyn FnMut(&[u8]) -> Result<R, Undecodable>,
