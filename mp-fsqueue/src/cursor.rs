@@ -69,7 +69,7 @@ impl Cursor {
         let start = (self.span.offset - self.at) as usize + HEADER;
         let span = Span {
             first: self.span.first,
-            end: head.sequence + 1,
+            end: head.sequence.saturating_add(1),
             offset: self.span.offset,
             end_offset: self.span.offset + head.total as u64,
         };
@@ -79,7 +79,7 @@ impl Cursor {
     /// Goes behind the item here.
     pub fn advance(&mut self) {
         if let Some(head) = self.head.take() {
-            self.span.first = head.sequence + 1;
+            self.span.first = head.sequence.saturating_add(1);
             self.span.offset += head.total as u64;
         }
     }
@@ -108,7 +108,7 @@ impl Cursor {
                 Parsed::Short(wanted) => at_end = !self.read(file, wanted)?,
                 // Its bytes are all there, and on this host they are written in order: it will not get better.
                 Parsed::BadBody(head) if !remote && head.sequence >= self.span.first => {
-                    let end = head.sequence + 1;
+                    let end = head.sequence.saturating_add(1);
                     return Ok(self.damage(
                         end,
                         self.span.offset + head.total as u64,

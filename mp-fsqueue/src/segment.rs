@@ -53,14 +53,14 @@ pub(crate) fn find_end(file: &File, id: SegmentId, from: (u64, u64)) -> Result<(
         if let Parsed::Whole(h) = record::parse_head(&head, seed)
             && at + h.total as u64 == size
         {
-            return Ok((h.sequence + 1, size));
+            return Ok((h.sequence.saturating_add(1), size));
         }
     }
     loop {
         let got = file.read_at(&mut head, offset)?;
         match record::parse_head(&head[..got], seed) {
             Parsed::Whole(h) if offset + h.total as u64 <= size => {
-                (sequence, offset) = (h.sequence + 1, offset + h.total as u64);
+                (sequence, offset) = (h.sequence.saturating_add(1), offset + h.total as u64);
             }
             _ => return Ok((sequence, offset)),
         }

@@ -40,7 +40,8 @@ impl Usage {
         self.known.retain(|id, _| state.segments.get(id).is_some_and(|s| !s.ended));
         for (id, segment) in &state.segments {
             waiting.items += segment.ready_items();
-            waiting.bytes += segment.ready.values().map(|s| s.end_offset - s.offset).sum::<u64>();
+            waiting.bytes +=
+                segment.ready.values().map(|s| s.end_offset.saturating_sub(s.offset)).sum::<u64>();
             if segment.ended {
                 continue;
             }

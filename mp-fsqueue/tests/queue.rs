@@ -166,6 +166,26 @@ fn a_waiting_get_is_woken() {
     assert!(q.try_get().unwrap_err().is_empty());
 }
 
+#[test]
+fn a_stopped_process_delays_no_put_and_no_timed_wait() {
+    let scratch = Scratch::new();
+    let q = FsQueue::<u32>::open(scratch.queue()).unwrap();
+    q.put(&0).unwrap();
+    // Stands for a process that was stopped with the lock in its hands.
+    let lock = std::fs::File::open(scratch.queue().join("lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let other = q.clone();
+    let stuck = std::thread::spawn(move || other.get().unwrap());
+    for i in 1..100 {
+        q.put(&i).unwrap();
+    }
+    assert!(q.get_timeout(Duration::from_millis(30)).unwrap_err().is_empty());
+    assert!(!stuck.is_finished());
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock).unwrap();
+    assert_eq!(stuck.join().unwrap(), 0);
+    assert_eq!(q.drain().unwrap().items.len(), 99);
+}
+
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Event {
     name: String,

@@ -21,8 +21,8 @@ use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 /// A queue in a directory, for any number of processes that need not know each other (Python: `FSQueue`).
 ///
@@ -65,6 +65,24 @@ struct Inner {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What a panic left half done is read anew from the journal.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As `lock`, but gives up: another thread may be waiting for a process that is stopped.
+fn lock_until<T>(mutex: &Mutex<T>, deadline: Instant) -> Option<MutexGuard<'_, T>> {
+    let mut pause = Duration::from_micros(20);
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(Duration::from_millis(2));
+    }
 }
 
 impl<T> Clone for FsQueue<T> {
@@ -130,7 +148,11 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
 
     /// The getting side, as this process, with the queue's lock.
     fn side(&self, deadline: Option<Instant>) -> Result<(MutexGuard<'_, Side>, Held)> {
-        let mut side = lock(&self.inner.side);
+        let mut side = match deadline {
+            None => lock(&self.inner.side),
+            Some(deadline) => lock_until(&self.inner.side, deadline)
+                .ok_or_else(|| Error::Empty { path: self.path().to_owned() })?,
+        };
         if side.pid != host::pid() {
             *side = Side::open(&self.inner.layout, &self.inner.options)?;
         }
