@@ -56,7 +56,11 @@ pub fn measure(options: &Options, sink: &mut Sink) -> Result<()> {
     alone(options, sink, "filequeue.put_many", &|| {
         let (dir, items) = (Scratch::new()?, vec![item(); 1000]);
         let q = ours(&dir.0, Durability::None)?;
-        Ok(1000.0 * rate(n / 1000, |_| Ok(ensure!(q.put_many(&items)? == 1000)))?)
+        let calls = rate(n / 1000, |_| {
+            ensure!(q.put_many(&items)? == 1000, "not all were put");
+            Ok(())
+        })?;
+        Ok(1000.0 * calls)
     })?;
     alone(options, sink, "filequeue.receive_ack", &|| {
         let (dir, items) = (Scratch::new()?, vec![item(); n]);
@@ -118,7 +122,11 @@ fn put_and_get(options: &Options, sink: &mut Sink, n: usize) -> Result<()> {
             let dir = Scratch::new()?;
             let q = ours(&dir.0, Durability::None)?;
             let put = rate(n, |_| Ok(q.put(&text)?))?;
-            keep(0, rate(n, |_| Ok(ensure!(q.get()? == text, "a wrong item")))?);
+            let get = rate(n, |_| {
+                ensure!(q.get()? == text, "a wrong item");
+                Ok(())
+            })?;
+            keep(0, get);
             Ok(vec![put])
         }),
         Contender::new("yaque", Label::None, || {
@@ -237,7 +245,7 @@ fn million(options: &Options, sink: &mut Sink) -> Result<()> {
         let q = ours(&dir.0, Durability::None)?;
         q.put_many(&vec![item(); tenth * 10])?;
         for part in 0..10 {
-            let rate = rate(tenth, |_| Ok(drop(q.get()?)))?;
+            let rate = rate(tenth, |_| q.get().map(drop).map_err(Into::into))?;
             match part {
                 0 => first.push(rate),
                 9 => last.push(rate),
