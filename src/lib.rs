@@ -5,6 +5,7 @@
 //! - [`process()`], [`Process`], [`Context`]: functions in processes of their own, and what becomes of them
 //! - [`Pool`]: worker processes that stay
 //! - [`pipe`], [`Connection`], [`wait_ready`]: messages between two processes
+//! - [`FsQueue`]: a directory that is a queue, for processes that know nothing of each other
 //! - [`Handle`]: files and sockets inside messages; [`Bulk`]: arrays of plain data as one copy
 //! - [`core`]: what all of this is made of
 #![forbid(unsafe_code)]
@@ -39,6 +40,8 @@ pub use mp_core::handle::Handle;
 pub use mp_core::wait::wait_ready;
 #[doc(inline)]
 pub use mp_core::{Error, Result};
+#[doc(inline)]
+pub use mp_fsqueue::{Durability, FsQueue};
 #[doc(inline)]
 pub use mp_pool::{
     Call, Pool, PoolBuilder, PoolError, PoolStats, Results, TaskError, TaskFailure, With, WorkerLost,

@@ -2,7 +2,7 @@
 
 use crate::options::Options;
 use crate::record::{Record, Sink};
-use crate::{pool, process};
+use crate::{fsqueue, pool, process};
 use anyhow::Result;
 
 /// A part of the library and what it is measured against.
@@ -57,6 +57,8 @@ pub enum Goal {
     Limit(f64),
     /// At most this value.
     Value(f64),
+    /// At least this rate.
+    Rate(f64),
 }
 
 impl Row {
@@ -124,6 +126,23 @@ pub const AREAS: &[Area] = &[
             Row::new("pool.apply_roundtrip.w2.p50"),
             Row::new("pool.apply_roundtrip.w2.p99"),
             Row::new("pool.create_map_close_join.w2").goal(Goal::Value(3.0)),
+        ],
+    },
+    Area {
+        name: "fsqueue",
+        here: fsqueue::measure,
+        limits: "file",
+        python: &[Python::multiprocessing(&["--only", "filequeue"])],
+        rows: &[
+            Row::new("filequeue.put").goal(Goal::Rate(500_000.0)),
+            Row::new("filequeue.put.p8").goal(Goal::Rate(500_000.0)),
+            Row::new("filequeue.put_many"),
+            Row::new("filequeue.get").goal(Goal::Rate(500_000.0)),
+            Row::new("filequeue.receive_ack"),
+            Row::new("filequeue.put_durable").goal(Goal::Limit(1.0 / 0.9)),
+            Row::new("filequeue.put_durable.w8"),
+            Row::new("filequeue.get_million.first_tenth"),
+            Row::new("filequeue.get_million.last_tenth"),
         ],
     },
 ];

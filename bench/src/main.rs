@@ -9,6 +9,7 @@
 //! Only ratios within one run mean anything.
 
 mod area;
+mod fsqueue;
 mod lines;
 mod options;
 mod placement;

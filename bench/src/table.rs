@@ -59,6 +59,7 @@ fn line(row: &Row, records: &[Record]) -> [String; 11] {
         Goal::None => (String::new(), None),
         Goal::Limit(x) => (format!("<= {x}x limit"), ours.zip(limit).map(|(o, l)| o.slower_than(l) <= x)),
         Goal::Value(v) => (format!("<= {v}"), ours.map(|o| o.value <= v)),
+        Goal::Rate(v) => (format!(">= {v}"), ours.map(|o| o.value >= v)),
     };
     let unit = [ours, limit, python].into_iter().flatten().map(|r| r.unit.clone()).next().unwrap_or_default();
     [
