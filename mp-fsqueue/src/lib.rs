@@ -97,8 +97,9 @@
 //!   before its first record; an item is copied to the quarantine before the journal says so; a file is removed before the
 //!   journal forgets it; a new journal is complete before it takes the name. Leftovers of each are recognised under the lock.
 //! - A process that is stopped, not killed, while it has the lock, holds up consumers and new segments until it goes on. It
-//!   has the lock for some microseconds a call, while it decodes items and never while it waits for the disk. Waits with a
-//!   time limit end in time; puts go on in the writer's open segment.
+//!   has the lock for some microseconds a call, while it decodes items and never while it waits for the disk.
+//!   `get_timeout` ends in time all the same (`receive_timeout` and `put_timeout` wait for the lock); puts go on in the
+//!   writer's open segment.
 //! - Locks of files tell who lives. In a child that was forked, a handle opens everything anew.
 #![forbid(unsafe_code)]
 
