@@ -13,6 +13,7 @@ use multiprocess::{Context, OnError, ProcessError, StartError, StartMethod};
 
 use common::{Belongings, Scratch, alone, for_each_method, sleep_for_ever};
 
+/// NA-7
 #[test]
 fn na_07_a_thousand_children_of_a_parent_with_busy_threads() {
     alone(|| {
@@ -51,6 +52,7 @@ fn na_07_a_thousand_children_of_a_parent_with_busy_threads() {
     });
 }
 
+/// NA-7
 #[test]
 fn na_07_fork_names_the_threads_that_forbid_it() {
     // See also start_10.
@@ -65,6 +67,7 @@ fn na_07_fork_names_the_threads_that_forbid_it() {
     });
 }
 
+/// NA-29
 #[test]
 fn na_29_all_threads_see_the_same_status() {
     for_each_method(|context| {
@@ -128,6 +131,7 @@ fn kill_oneself(there: Connection) {
     rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("a signal sent")
 }
 
+/// NA-29
 #[test]
 fn na_29_a_child_that_somebody_else_reaps() {
     // Other code may wait for any child; the end is noticed all the same, and nothing hangs.
@@ -153,6 +157,7 @@ fn na_29_a_child_that_somebody_else_reaps() {
     });
 }
 
+/// NA-33
 #[test]
 fn na_33_cpu_count_knows_affinity_and_override() {
     // Quotas are tested where they are read, in mp-context/src/cpu.rs.
@@ -172,6 +177,7 @@ fn na_33_cpu_count_knows_affinity_and_override() {
     });
 }
 
+/// NA-34
 #[test]
 fn na_34_a_slow_preload_is_paid_once() {
     alone(|| {
@@ -234,16 +240,19 @@ fn does_not_start(slow: bool) {
     }
 }
 
+/// NA-34
 #[test]
 fn na_34_a_child_that_dies_before_it_is_ready_is_an_error_at_once() {
     does_not_start(false);
 }
 
+/// NA-34
 #[test]
 fn na_34_a_child_that_is_never_ready_is_an_error_after_the_time_limit() {
     does_not_start(true);
 }
 
+/// NA-34
 #[test]
 fn na_34_arguments_that_take_too_long_to_decode() {
     for_each_method(|context| {
