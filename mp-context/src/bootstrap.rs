@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Mutex, RwLock};
+use std::sync::Mutex;
 
 use mp_core::connection::Connection;
 use mp_core::function::PreparedCall;
@@ -116,8 +116,8 @@ fn prepare(socket: &Connection) -> Result<StartMethod, String> {
         parent_pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
     );
     show_name(&preparation.name);
+    mp_core::process::name::set(preparation.name);
     current::become_child(Record {
-        name: RwLock::new(preparation.name),
         identity: preparation.identity,
         daemon: preparation.daemon,
         authkey: AuthKey::new(preparation.authkey),

@@ -18,7 +18,6 @@ use crate::method::StartMethod;
 pub struct CurrentProcess(Arc<Record>);
 
 pub(crate) struct Record {
-    pub name: RwLock<String>,
     /// Position among the children of the parent, after that of the parent: `[2, 1]` is the first child of the second.
     pub identity: Vec<u32>,
     pub daemon: bool,
@@ -67,7 +66,6 @@ pub(crate) fn become_child(record: Record) {
 impl CurrentProcess {
     fn main() -> Self {
         CurrentProcess(Arc::new(Record {
-            name: RwLock::new("MainProcess".into()),
             identity: Vec::new(),
             daemon: false,
             authkey: AuthKey::random(),
@@ -79,12 +77,12 @@ impl CurrentProcess {
 
     /// Its name, for people; names need not be unique.
     pub fn name(&self) -> String {
-        self.0.name.read().unwrap_or_else(PoisonError::into_inner).clone()
+        mp_core::process::name::current()
     }
 
     /// Gives it another name.
     pub fn set_name(&self, name: impl Into<String>) {
-        *self.0.name.write().unwrap_or_else(PoisonError::into_inner) = name.into();
+        mp_core::process::name::set(name);
     }
 
     /// Its pid.

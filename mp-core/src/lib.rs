@@ -20,6 +20,7 @@ pub mod liveness;
 pub mod message;
 pub mod parcel;
 pub mod process;
+pub mod region;
 pub mod segment;
 pub mod spin;
 pub mod wait;

@@ -27,6 +27,7 @@
 mod block;
 mod chunk;
 mod class;
+mod shared;
 mod stack;
 
 #[cfg(all(test, loom))]
@@ -35,6 +36,7 @@ mod loom;
 mod tests;
 
 pub use block::Block;
+pub use shared::{InSharedMemory, Shared};
 
 use std::ptr;
 use std::sync::Arc;

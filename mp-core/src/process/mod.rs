@@ -9,6 +9,7 @@ pub mod environment;
 pub mod exit;
 pub mod fork;
 pub mod lifeline;
+pub mod name;
 pub mod pidfd;
 pub mod signal;
 pub mod spawn;

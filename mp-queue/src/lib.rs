@@ -1,0 +1,2 @@
+//! Queues that processes share.
+#![deny(unsafe_op_in_unsafe_fn)]
