@@ -69,6 +69,11 @@ impl Deadline {
         deadline.map_or(slice, |deadline| deadline.min(slice))
     }
 
+    /// Nanoseconds on the monotonic clock.
+    pub fn as_nanos(self) -> u64 {
+        self.nanoseconds
+    }
+
     /// As the system calls with absolute monotonic timeouts want it.
     pub fn timespec(self) -> Timespec {
         Timespec {

@@ -1,2 +1,25 @@
 //! Locks, semaphores, conditions, events and barriers that processes share.
+//!
+//! Each lives in a few bytes of shared memory over a futex, without a descriptor of its own, works between threads and
+//! between processes however they were started, and can sit inside any message. Applications use the facade crate
+//! `multiprocess`.
+//!
+//! Being killed is an ordinary event: see each type for what the others notice of it.
 #![deny(unsafe_op_in_unsafe_fn)]
+
+mod error;
+mod holder;
+mod lock;
+mod patience;
+mod raw_lock;
+mod rlock;
+mod thread;
+
+#[cfg(all(test, loom))]
+mod loom;
+
+pub use error::{BrokenReason, Error, Result};
+pub use holder::DeadOwner;
+pub use lock::{Lock, LockGuard};
+pub use raw_lock::{Acquired, Hold, RawLock, Refused};
+pub use rlock::{RLock, RLockGuard};

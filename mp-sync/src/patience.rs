@@ -1,0 +1,62 @@
+//! How long a waiter sleeps before it looks around again.
+//!
+//! A wake-up may be lost with a process that was killed, and the one who should give it may be dead. So nobody sleeps longer
+//! than a slice; at its end the waiter looks at the word, and at whether those it waits for are alive.
+
+use std::time::Duration;
+
+use mp_core::deadline::Deadline;
+
+/// The first slice, and the longest: well within the 100 ms in which a death must be noticed.
+const FIRST: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_millis(40);
+
+/// The slices of one wait.
+pub(crate) struct Patience {
+    deadline: Option<Deadline>,
+    slice: Duration,
+}
+
+impl Patience {
+    pub(crate) fn new(deadline: Option<Deadline>) -> Patience {
+        Patience { deadline, slice: FIRST }
+    }
+
+    /// When to wake up next.
+    #[cfg(not(loom))]
+    pub(crate) fn next(&mut self) -> Option<Deadline> {
+        let until = Deadline::within(self.deadline, self.slice);
+        self.slice = (self.slice * 2).min(LONGEST);
+        Some(until)
+    }
+
+    /// In a model only where somebody dies: elsewhere a lost wake-up must show.
+    #[cfg(loom)]
+    pub(crate) fn next(&mut self) -> Option<Deadline> {
+        let _ = (self.slice, LONGEST);
+        if model::deaths() { Some(Deadline::FAR) } else { self.deadline }
+    }
+
+    /// Whether the time is over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.deadline.is_some_and(Deadline::has_passed)
+    }
+}
+
+#[cfg(loom)]
+pub(crate) mod model {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    loom::lazy_static! {
+        static ref DEATHS: AtomicBool = AtomicBool::new(false);
+    }
+
+    /// From now on waiters of this model look around.
+    pub(crate) fn expect_deaths() {
+        DEATHS.store(true, SeqCst);
+    }
+
+    pub(super) fn deaths() -> bool {
+        DEATHS.load(SeqCst)
+    }
+}

@@ -1,0 +1,381 @@
+//! The lock itself, as it lies in shared memory; everything in this crate that is held is built on it.
+//!
+//! When the process that holds it dies, the next one who wants it gets it within 100 ms and learns who died. When a waiter
+//! dies nobody notices.
+//!
+//! # Design
+//!
+//! | state    | who writes                                                                               |
+//! |----------|------------------------------------------------------------------------------------------|
+//! | `owner`  | 0 to the taker, by whoever takes it; back to 0 by whoever releases it; flags by waiters   |
+//! | `thread` | the holder                                                                               |
+//! | `depth`  | the holder                                                                               |
+//! | `turn`   | counted up by one who released with the flag `WAITERS`, before it wakes                  |
+//!
+//! `owner` says in one word whether it is held, by which process, and how, so there is no moment at which it is held by
+//! nobody knows whom: every change is one exchange, and a death lies before it or after it.
+//!
+//! A waiter reads `turn`, then sets `WAITERS` on the owner that it saw, then sleeps while `turn` is as it was. Who releases
+//! after the flag was set counts `turn` up and wakes one; so either the sleeper is woken or it does not fall asleep. One who
+//! slept takes the lock with `WAITERS` set, because others may sleep still. If the woken one, or the one who should wake,
+//! is killed, the others find out at the end of their slice.
+//!
+//! Whoever comes may overtake the sleepers, which keeps the lock busy. A sleeper that was overtaken for [`HUNGER`] sets
+//! `STARVING`: then the lock is not free after the next release but reserved for one who slept (`STARVING` without a
+//! holder). Newcomers wait one slice before they count as sleepers, so a reservation for a dead process passes.
+//!
+//! Whoever finds that the holder is dead puts itself in its place by one exchange, marked `RECOVERING` until `thread` says
+//! who it is; only one can win, and if that one dies, the next does the same.
+
+use std::time::{Duration, Instant};
+
+use mp_core::arena::InSharedMemory;
+use mp_core::deadline::Deadline;
+use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, WaitResult, wait, wake};
+
+use crate::holder::{DeadOwner, Holder};
+use crate::patience::Patience;
+use crate::thread;
+
+/// Somebody may sleep on `turn`.
+const WAITERS: u64 = 1 << 63;
+/// A guard has it: nobody else may release it.
+const GUARDED: u64 = 1 << 62;
+/// The holder took it from a dead one and has not yet said which thread it is.
+const RECOVERING: u64 = 1 << 61;
+/// The next release must not let newcomers in; without a holder: only those who slept may take it.
+const STARVING: u64 = 1 << 60;
+/// Released by one whom a starving waiter watched.
+const RESERVED: u64 = STARVING | WAITERS;
+
+/// How long a sleeper lets itself be overtaken.
+const HUNGER: Duration = Duration::from_millis(1);
+
+/// A lock word with its company; all zero is free. See the module.
+///
+/// For structures that have a lock inside their own memory; everybody else uses [`Lock`](crate::Lock).
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct RawLock {
+    owner: AtomicU64,
+    thread: AtomicU64,
+    turn: AtomicU32,
+    depth: AtomicU32,
+}
+
+// SAFETY: atomics only.
+unsafe impl InSharedMemory for RawLock {}
+
+/// How a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// By a guard, which alone may release it.
+    Guarded,
+    /// Until anybody calls [`RawLock::release`].
+    Open,
+}
+
+impl Hold {
+    #[inline]
+    fn bits(self) -> u64 {
+        match self {
+            Hold::Guarded => GUARDED,
+            Hold::Open => 0,
+        }
+    }
+}
+
+/// The lock was taken; what became of the one who had it before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acquired {
+    died: Option<DeadOwner>,
+}
+
+impl Acquired {
+    pub(crate) const CLEAN: Acquired = Acquired { died: None };
+
+    /// The process that died while it held the lock, if one did: look at what the lock guards before trusting it.
+    pub fn owner_died(&self) -> Option<DeadOwner> {
+        self.died
+    }
+}
+
+/// Why a lock was not released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Nobody holds it.
+    Free,
+    /// A guard in the process with this pid has it.
+    Guarded(u32),
+}
+
+impl RawLock {
+    /// Takes it, as soon as it is free or its holder is dead; `None` if the deadline passes first.
+    ///
+    /// A deadline that has passed means one attempt.
+    #[inline]
+    pub fn acquire(&self, hold: Hold, deadline: Option<Deadline>) -> Option<Acquired> {
+        let me = Holder::current();
+        if self.owner.compare_exchange(0, me.bits() | hold.bits(), Acquire, Relaxed).is_ok() {
+            self.thread.store(thread::current(), Relaxed);
+            return Some(Acquired::CLEAN);
+        }
+        self.acquire_slow(me, hold, deadline)
+    }
+
+    /// Takes it if it is free, or if its holder is found dead; holders are looked at every few milliseconds.
+    #[inline]
+    pub fn try_acquire(&self, hold: Hold) -> Option<Acquired> {
+        let me = Holder::current();
+        if self.owner.compare_exchange(0, me.bits() | hold.bits(), Acquire, Relaxed).is_ok() {
+            self.thread.store(thread::current(), Relaxed);
+            return Some(Acquired::CLEAN);
+        }
+        self.try_slow(me, hold)
+    }
+
+    #[cold]
+    fn try_slow(&self, me: Holder, hold: Hold) -> Option<Acquired> {
+        let word = self.owner.load(Relaxed);
+        if word & Holder::MASK == 0 {
+            return self.take(word, me.bits() | hold.bits() | (word & WAITERS));
+        }
+        if glance::is_due(self) { self.recover(me, hold) } else { None }
+    }
+
+    #[cold]
+    fn acquire_slow(&self, me: Holder, hold: Hold, deadline: Option<Deadline>) -> Option<Acquired> {
+        let mine = me.bits() | hold.bits();
+        if self.spin(mine) {
+            return Some(Acquired::CLEAN);
+        }
+        let mut patience = Patience::new(deadline);
+        let mut asleep_since = None;
+        loop {
+            // Before the owner: a release that we do not see there must be seen here.
+            let turn = self.turn.load(Acquire);
+            let word = self.owner.load(Relaxed);
+            if word & Holder::MASK == 0 && (word & STARVING == 0 || asleep_since.is_some() || patience.is_over()) {
+                let waiters = if asleep_since.is_some() { WAITERS } else { word & WAITERS };
+                match self.take(word, mine | waiters) {
+                    None => continue,
+                    taken => return taken,
+                }
+            }
+            if patience.is_over() {
+                return self.try_slow(me, hold);
+            }
+            let starving = asleep_since.is_some_and(is_hungry);
+            let marked = word | WAITERS | if starving { STARVING } else { 0 };
+            if marked != word && self.owner.compare_exchange(word, marked, Relaxed, Relaxed).is_err() {
+                continue;
+            }
+            asleep_since.get_or_insert_with(Instant::now);
+            if wait(&self.turn, turn, patience.next()) == WaitResult::TimedOut
+                && let recovered @ Some(_) = self.recover(me, hold)
+            {
+                return recovered;
+            }
+        }
+    }
+
+    /// A few looks before the sleep, while that pays.
+    #[cfg(not(loom))]
+    fn spin(&self, mine: u64) -> bool {
+        static SPIN: mp_core::spin::Spin = mp_core::spin::Spin::new();
+        SPIN.until(|| self.owner.load(Relaxed) == 0 && self.take(0, mine).is_some())
+    }
+
+    #[cfg(loom)]
+    fn spin(&self, _: u64) -> bool {
+        false
+    }
+
+    /// From free or reserved to ours.
+    fn take(&self, from: u64, to: u64) -> Option<Acquired> {
+        self.owner.compare_exchange(from, to, Acquire, Relaxed).ok()?;
+        self.thread.store(thread::current(), Relaxed);
+        Some(Acquired::CLEAN)
+    }
+
+    /// Takes it from a dead holder.
+    fn recover(&self, me: Holder, hold: Hold) -> Option<Acquired> {
+        let mut word = self.owner.load(Relaxed);
+        let holder = Holder::in_word(word);
+        if !holder.has_died() {
+            return None;
+        }
+        // Others may sleep, whatever the word says: whoever was to wake them may have died.
+        let mine = me.bits() | hold.bits() | WAITERS | RECOVERING;
+        while let Err(now) = self.owner.compare_exchange(word, mine, Acquire, Relaxed) {
+            if Holder::in_word(now) != holder {
+                return None;
+            }
+            word = now;
+        }
+        self.thread.store(thread::current(), Relaxed);
+        self.depth.store(0, Relaxed);
+        self.owner.fetch_and(!RECOVERING, Release);
+        Some(Acquired { died: holder.process().map(DeadOwner::new) })
+    }
+
+    /// Releases it for the guard that holds it. Does nothing in a child of a fork, which has but a copy of the guard.
+    #[inline]
+    pub fn release_guarded(&self) {
+        let mine = Holder::current().bits() | GUARDED;
+        if self.owner.compare_exchange(mine, 0, Release, Relaxed).is_err() {
+            self.release_slow(mine);
+        }
+    }
+
+    #[cold]
+    fn release_slow(&self, mine: u64) {
+        let mut word = self.owner.load(Relaxed);
+        while word & (Holder::MASK | GUARDED) == mine {
+            match self.leave(word) {
+                Ok(()) => return,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Releases it, whoever holds it, unless a guard does.
+    ///
+    /// # Errors
+    /// Why it was not to be released; nothing has changed then.
+    pub fn release(&self) -> Result<(), Refused> {
+        let mut word = self.owner.load(Relaxed);
+        loop {
+            let holder = Holder::in_word(word);
+            if holder.bits() == 0 {
+                return Err(Refused::Free);
+            }
+            if word & GUARDED != 0 {
+                return Err(Refused::Guarded(holder.process().map_or(0, |process| process.pid())));
+            }
+            match self.leave(word) {
+                Ok(()) => return Ok(()),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// From held to free or reserved; wakes one who sleeps.
+    fn leave(&self, word: u64) -> Result<(), u64> {
+        let next = if word & STARVING != 0 { RESERVED } else { 0 };
+        self.owner.compare_exchange(word, next, Release, Relaxed)?;
+        if word & WAITERS != 0 {
+            self.turn.fetch_add(1, Release);
+            wake(&self.turn, 1);
+        }
+        Ok(())
+    }
+
+    /// Makes what the caller's guard holds a hold of nobody, which no death ends and which anybody may release.
+    pub fn hand_over(&self) {
+        let mine = Holder::current().bits() | GUARDED;
+        let mut word = self.owner.load(Relaxed);
+        while word & (Holder::MASK | GUARDED) == mine {
+            let next = word & !(Holder::MASK | GUARDED) | Holder::NOBODY.bits();
+            match self.owner.compare_exchange(word, next, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Whether somebody holds it at this moment.
+    pub fn is_locked(&self) -> bool {
+        self.owner.load(Relaxed) & Holder::MASK != 0
+    }
+
+    /// Who holds it.
+    pub(crate) fn holder(&self) -> Holder {
+        Holder::in_word(self.owner.load(Relaxed))
+    }
+
+    /// Whether this thread of this process holds it; right for the thread itself if it cleared `thread` at each release.
+    pub(crate) fn is_mine(&self) -> bool {
+        let word = self.owner.load(Relaxed);
+        Holder::in_word(word) == Holder::current()
+            && word & RECOVERING == 0
+            && self.thread.load(Relaxed) == thread::current()
+    }
+
+    /// How often the holder took it; means something to the holder only.
+    pub(crate) fn depth(&self) -> u32 {
+        self.depth.load(Relaxed)
+    }
+
+    /// For the holder: sets what [`depth`](Self::depth) says.
+    pub(crate) fn set_depth(&self, depth: u32) {
+        self.depth.store(depth, Relaxed);
+    }
+
+    /// For the holder, before it releases: no thread is named any more, so that none takes itself for the next holder.
+    pub(crate) fn clear_thread(&self) {
+        self.thread.store(0, Relaxed);
+    }
+
+    /// Announces a waiter that will watch [`turn`](Self::turn) without sleeping here; the value to watch.
+    ///
+    /// `None` if it looks free: try again.
+    pub(crate) fn announce(&self) -> Option<u32> {
+        let turn = self.turn.load(Acquire);
+        let word = self.owner.load(Relaxed);
+        if word & Holder::MASK == 0 {
+            return None;
+        }
+        let marked = word | WAITERS;
+        (marked == word || self.owner.compare_exchange(word, marked, Relaxed, Relaxed).is_ok()).then_some(turn)
+    }
+
+    /// The word that changes when a waiter should look again.
+    pub(crate) fn turn(&self) -> &AtomicU32 {
+        &self.turn
+    }
+}
+
+#[cfg(not(loom))]
+fn is_hungry(asleep_since: Instant) -> bool {
+    asleep_since.elapsed() >= HUNGER
+}
+
+/// A model must not depend on the clock.
+#[cfg(loom)]
+fn is_hungry(_: Instant) -> bool {
+    let _ = HUNGER;
+    true
+}
+
+/// When an attempt that may not wait looks whether the holder lives: it must not cost a system call each time.
+#[cfg(not(loom))]
+mod glance {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    use std::time::Duration;
+
+    use mp_core::deadline::Deadline;
+
+    use super::RawLock;
+
+    const EVERY: Duration = Duration::from_millis(5);
+    /// Locks share these by their address: some wait a little longer then.
+    static NEXT: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+
+    pub(super) fn is_due(lock: &RawLock) -> bool {
+        let next = &NEXT[(lock as *const RawLock as usize >> 5) % NEXT.len()];
+        let now = Deadline::now().as_nanos();
+        if now < next.load(Relaxed) {
+            return false;
+        }
+        next.store(now + EVERY.as_nanos() as u64, Relaxed);
+        true
+    }
+}
+
+#[cfg(loom)]
+mod glance {
+    pub(super) fn is_due(_: &super::RawLock) -> bool {
+        true
+    }
+}
