@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 
 use mp_core::arena::InSharedMemory;
 use mp_core::deadline::Deadline;
+#[cfg(not(loom))]
+use mp_core::futex::spin_loop;
 use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, WaitResult, wait, wake};
 
 use crate::holder::{DeadOwner, Holder};
@@ -48,6 +50,9 @@ const STARVING: u64 = 1 << 60;
 /// Released by one whom a starving waiter watched.
 const RESERVED: u64 = STARVING | WAITERS;
 
+/// Looks at the word before a sleep, with twice the pause before each next one; some microseconds in all.
+#[cfg(not(loom))]
+const SPINS: u32 = 7;
 /// How long a sleeper lets itself be overtaken.
 const HUNGER: Duration = Duration::from_millis(1);
 
@@ -155,7 +160,9 @@ impl RawLock {
             // Before the owner: a release that we do not see there must be seen here.
             let turn = self.turn.load(Acquire);
             let word = self.owner.load(Relaxed);
-            if word & Holder::MASK == 0 && (word & STARVING == 0 || asleep_since.is_some() || patience.is_over()) {
+            if word & Holder::MASK == 0
+                && (word & STARVING == 0 || asleep_since.is_some() || patience.is_over())
+            {
                 let waiters = if asleep_since.is_some() { WAITERS } else { word & WAITERS };
                 match self.take(word, mine | waiters) {
                     None => continue,
@@ -179,11 +186,13 @@ impl RawLock {
         }
     }
 
-    /// A few looks before the sleep, while that pays.
+    /// A few looks before the sleep, ever further apart: each one takes the word from the holder's cache.
     #[cfg(not(loom))]
     fn spin(&self, mine: u64) -> bool {
-        static SPIN: mp_core::spin::Spin = mp_core::spin::Spin::new();
-        SPIN.until(|| self.owner.load(Relaxed) == 0 && self.take(0, mine).is_some())
+        (0..SPINS).any(|round| {
+            (0..1 << round).for_each(|_| spin_loop());
+            self.owner.load(Relaxed) == 0 && self.take(0, mine).is_some()
+        })
     }
 
     #[cfg(loom)]
@@ -327,7 +336,8 @@ impl RawLock {
             return None;
         }
         let marked = word | WAITERS;
-        (marked == word || self.owner.compare_exchange(word, marked, Relaxed, Relaxed).is_ok()).then_some(turn)
+        (marked == word || self.owner.compare_exchange(word, marked, Relaxed, Relaxed).is_ok())
+            .then_some(turn)
     }
 
     /// The word that changes when a waiter should look again.
