@@ -21,6 +21,7 @@ pub mod message;
 pub mod parcel;
 pub mod process;
 pub mod region;
+pub mod ring;
 pub mod segment;
 pub mod spin;
 pub mod wait;

@@ -278,7 +278,7 @@ impl<'de> Deserialize<'de> for Segment {
 ///
 /// Only for large sizes, where one look at the system costs nothing by comparison. What files of a control
 /// group do not say, or where there are none, is taken as unlimited.
-fn check_memory(wanted: usize) -> std::io::Result<()> {
+pub(crate) fn check_memory(wanted: usize) -> std::io::Result<()> {
     const LARGE: usize = 64 << 20;
     if wanted < LARGE {
         return Ok(());

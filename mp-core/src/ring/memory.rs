@@ -1,0 +1,209 @@
+//! The file behind a ring: sparse, sealed, mapped piece by piece.
+//!
+//! It lives until the last handle in the last process is gone. Pages are reserved before they are written, so that no write
+//! can fail; what is read was written before.
+
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+
+use memfd::{FileSeal, MemfdOptions};
+use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_get_seals, fstat, ftruncate};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::place::{LONGEST, RINGS, SHORTEST, length};
+use crate::message::SharedFd;
+use crate::{Error, Result};
+
+/// Bytes before the first ring, for the header.
+pub(super) const HEAD: usize = 1 << SHORTEST;
+const FILE: u64 = 1 << (LONGEST + 1);
+
+pub(super) struct Memory {
+    fd: SharedFd,
+    head: Piece,
+    rings: [OnceLock<Piece>; RINGS],
+}
+
+/// One mapped piece of the file.
+struct Piece {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: plain memory whose address means the same on every thread; see `Memory::write`.
+unsafe impl Send for Piece {}
+// SAFETY: as above.
+unsafe impl Sync for Piece {}
+
+impl Piece {
+    fn map(fd: &OwnedFd, offset: u64, length: usize) -> Result<Piece> {
+        let failed = |errno| Error::io(format!("mapping {length} bytes of a queue"), errno);
+        // SAFETY: a fresh mapping at an address that the kernel picks touches no memory of this program.
+        let start = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                fd,
+                offset,
+            )
+        };
+        let start = NonNull::new(start.map_err(failed)?.cast()).ok_or_else(|| failed(Errno::FAULT))?;
+        Ok(Piece { start, length })
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this length; whoever has the address borrows the piece.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+impl Memory {
+    /// A new file; all bytes read as zero, and the pages of `head` bytes at its beginning are there.
+    pub fn create(name: &str, head: usize) -> Result<Memory> {
+        let failed =
+            |source: std::io::Error| Error::io(format!("creating the memory of the queue {name:?}"), source);
+        let file = MemfdOptions::new().allow_sealing(true).close_on_exec(true).create(name);
+        let file = file.map_err(|error| {
+            failed(match error {
+                memfd::Error::Create(source)
+                | memfd::Error::AddSeals(source)
+                | memfd::Error::GetSeals(source) => source,
+            })
+        })?;
+        ftruncate(file.as_file(), FILE).map_err(|errno| failed(errno.into()))?;
+        let seals = [FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal];
+        file.add_seals(&seals).map_err(|_| failed(Errno::PERM.into()))?;
+        let memory = Memory::open(OwnedFd::from(file.into_file()).into())?;
+        memory.allocate(FallocateFlags::empty(), 0, head as u64)?;
+        Ok(memory)
+    }
+
+    /// The file behind a descriptor that arrived.
+    pub fn open(fd: SharedFd) -> Result<Memory> {
+        let refuse = |reason: &str| Error::Decode { type_name: "queue", reason: reason.into() };
+        let seals = fcntl_get_seals(&fd).map_err(|_| refuse("its memory is not anonymous memory"))?;
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(refuse("its memory is not sealed against shrinking"));
+        }
+        let status = fstat(&fd).map_err(|errno| Error::io("looking at the memory of a queue", errno))?;
+        if status.st_size as u64 != FILE {
+            return Err(refuse("its memory has another length"));
+        }
+        let head = Piece::map(&fd, 0, HEAD)?;
+        Ok(Memory { fd, head, rings: [const { OnceLock::new() }; RINGS] })
+    }
+
+    pub fn fd(&self) -> &SharedFd {
+        &self.fd
+    }
+
+    /// Address of the header, valid for [`HEAD`] bytes while `self` lives.
+    pub fn head(&self) -> NonNull<u8> {
+        self.head.start
+    }
+
+    fn ring(&self, ring: usize) -> Result<&Piece> {
+        if let Some(piece) = self.rings[ring].get() {
+            return Ok(piece);
+        }
+        let piece = Piece::map(&self.fd, length(ring), length(ring) as usize)?;
+        // Another thread may have been faster; then ours goes.
+        Ok(self.rings[ring].get_or_init(|| piece))
+    }
+
+    /// Gets the pages of the first `end` bytes of a ring from the system, those below `begin` being there.
+    pub fn reserve(&self, ring: usize, begin: u64, end: u64) -> Result<()> {
+        self.allocate(FallocateFlags::empty(), length(ring) + begin, end - begin)
+    }
+
+    /// Gives the pages of a ring back to the system.
+    pub fn release(&self, ring: usize) -> Result<()> {
+        self.allocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, length(ring), length(ring))
+    }
+
+    fn allocate(&self, flags: FallocateFlags, offset: u64, bytes: u64) -> Result<()> {
+        if flags.is_empty() {
+            crate::segment::check_memory(bytes as usize)
+                .map_err(|source| Error::io(format!("reserving {bytes} bytes for a queue"), source))?;
+        }
+        loop {
+            match fallocate(&self.fd, flags, offset, bytes) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::io(format!("reserving {bytes} bytes for a queue"), errno)),
+            }
+        }
+    }
+
+    /// Copies `bytes` into a ring, round its end. The caller has the writers' lock and these pages are reserved.
+    pub fn write(&self, ring: usize, offset: u64, bytes: &[u8]) -> Result<()> {
+        let piece = self.ring(ring)?;
+        let at = (offset % piece.length as u64) as usize;
+        let first = bytes.len().min(piece.length - at);
+        if bytes.len() - first > at {
+            return Err(damaged("a record is longer than its ring"));
+        }
+        // SAFETY: both parts lie within the mapping: `first` ends at its end at the latest, the rest before `at`. Nobody
+        // reads these bytes before they are published, and nobody else writes them: the caller has the lock.
+        unsafe {
+            let to = piece.start.as_ptr();
+            to.add(at).copy_from_nonoverlapping(bytes.as_ptr(), first);
+            to.copy_from_nonoverlapping(bytes.as_ptr().add(first), bytes.len() - first);
+        }
+        Ok(())
+    }
+
+    /// Appends `count` bytes of a ring to `bytes`, round its end. The caller has the readers' lock, and they are published.
+    pub fn read(&self, ring: usize, offset: u64, count: usize, bytes: &mut Vec<u8>) -> Result<()> {
+        let piece = self.ring(ring)?;
+        let at = (offset % piece.length as u64) as usize;
+        if count > piece.length {
+            return Err(damaged("a record is longer than its ring"));
+        }
+        bytes.try_reserve(count).map_err(|_| {
+            Error::io(
+                format!("getting {count} bytes of memory for a message"),
+                std::io::ErrorKind::OutOfMemory,
+            )
+        })?;
+        let first = count.min(piece.length - at);
+        // SAFETY: both parts lie within the mapping, and the vector has room for them. Nobody writes these bytes: they are
+        // published and not yet taken, and the caller alone may take them.
+        unsafe {
+            let from = piece.start.as_ptr();
+            let to = bytes.as_mut_ptr().add(bytes.len());
+            to.copy_from_nonoverlapping(from.add(at), first);
+            to.add(first).copy_from_nonoverlapping(from, count - first);
+            bytes.set_len(bytes.len() + count);
+        }
+        Ok(())
+    }
+
+    /// The eight bytes at `offset`, a multiple of eight.
+    pub fn read_word(&self, ring: usize, offset: u64) -> Result<u64> {
+        let piece = self.ring(ring)?;
+        let at = (offset % piece.length as u64) as usize & !7;
+        // SAFETY: aligned and within the mapping, whose length is a multiple of eight; bytes as in `read`.
+        Ok(unsafe { piece.start.as_ptr().add(at).cast::<u64>().read_volatile() })
+    }
+
+    /// Writes the eight bytes at `offset`, a multiple of eight; as [`write`](Self::write).
+    pub fn write_word(&self, ring: usize, offset: u64, word: u64) -> Result<()> {
+        let piece = self.ring(ring)?;
+        let at = (offset % piece.length as u64) as usize & !7;
+        // SAFETY: as in `read_word` and `write`.
+        unsafe { piece.start.as_ptr().add(at).cast::<u64>().write_volatile(word) };
+        Ok(())
+    }
+}
+
+/// What another process wrote makes no sense.
+pub(super) fn damaged(reason: &str) -> Error {
+    Error::Decode { type_name: "queue", reason: format!("its memory is damaged: {reason}") }
+}

@@ -1,0 +1,313 @@
+//! Records of bytes between any processes, in order: what queues are made of.
+//!
+//! A record is in the ring from the moment it is published, and out of it from the moment its reader publishes that; a
+//! process that dies in between has done nothing. Nothing is kept in any process.
+//!
+//! # Design
+//!
+//! | state                        | who writes                          |
+//! |------------------------------|-------------------------------------|
+//! | `put`, what was written       | whoever has the writers' lock       |
+//! | `got`, what was read          | whoever has the readers' lock       |
+//! | `rings`: changes, reserved pages | whoever has the writers' lock    |
+//! | bytes between `got` and `put` | nobody: they are published          |
+//! | all other bytes               | whoever has the writers' lock       |
+//!
+//! Each side says how far it is by one exchange ([`published`]). A writer copies whole records behind the last one and
+//! publishes them together; killed before that, they were never there, and the next writer overwrites them. A reader copies
+//! records out and publishes that they are taken; killed before that, they are still there.
+//!
+//! The two locks lie in the ring's own memory but belong to whoever builds on this; see [`Held`]. Memory: [`place`].
+
+mod memory;
+mod place;
+mod published;
+mod reader;
+mod writer;
+
+#[cfg(all(test, loom))]
+mod loom;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::fmt;
+use std::mem::size_of;
+use std::sync::Arc;
+
+use crossbeam_utils::CachePadded;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::arena::InSharedMemory;
+use crate::deadline::Deadline;
+use crate::futex::{self, AtomicU32, AtomicU64, Ordering::*, WaitResult};
+use crate::{Error, Result, handle};
+use memory::{HEAD, Memory, damaged};
+use place::{Place, RINGS};
+use published::{Progress, Published};
+pub use reader::Next;
+pub use reader::Reader;
+pub use writer::{Staged, Writer};
+
+/// "mp-queue" in ASCII.
+const MAGIC: u64 = 0x6d70_2d71_7565_7565;
+/// Bytes before each record: its length, and what its writer says about it.
+const RECORD_HEAD: u64 = 16;
+
+/// A guard of a lock in shared memory.
+///
+/// # Safety
+/// While a value lives, no other value with the same [`address`](Held::address) exists, in any process that runs.
+pub unsafe trait Held {
+    /// Address of the lock in this process.
+    fn address(&self) -> *const ();
+}
+
+/// Records from any number of writers to any number of readers; a clone is another handle to the same ring.
+///
+/// `L` is the lock; there is one for writers and one for readers. All writers together keep the order in which they
+/// published. It can sit inside any message and costs one descriptor.
+pub struct Ring<L> {
+    memory: Arc<Memory>,
+    locks: std::marker::PhantomData<fn() -> L>,
+}
+
+#[repr(C)]
+struct Header<L> {
+    magic: AtomicU64,
+    /// The most records that may be in it.
+    limit: AtomicU64,
+    closed: AtomicU32,
+    put: CachePadded<Published>,
+    got: CachePadded<Published>,
+    put_lock: CachePadded<L>,
+    get_lock: CachePadded<L>,
+    writers: CachePadded<WritersNotes>,
+    readers: CachePadded<ReadersNotes>,
+}
+
+/// What writers know, kept for the next one.
+#[repr(C)]
+struct WritersNotes {
+    /// How far the readers were when a writer last looked.
+    got_items: AtomicU64,
+    got_place: AtomicU64,
+    rings: [RingNotes; RINGS],
+}
+
+#[repr(C)]
+struct RingNotes {
+    /// Where the reader leaves this ring, if the writer is in another.
+    leave_at: AtomicU64,
+    leave_for: AtomicU64,
+    /// So many bytes at its beginning have pages.
+    reserved: AtomicU64,
+}
+
+/// What readers know, kept for the next one.
+#[repr(C)]
+struct ReadersNotes {
+    /// How far the writers were when a reader last looked.
+    put_items: AtomicU64,
+    put_place: AtomicU64,
+    /// A ring was left whose pages should go back.
+    left: AtomicU32,
+}
+
+impl<L: InSharedMemory> Ring<L> {
+    /// A new, empty ring for at most `limit` records at a time; `name` shows up in `/proc` and in errors only.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if memory or descriptors do not suffice.
+    pub fn create(name: &str, limit: u64) -> Result<Ring<L>> {
+        const { assert!(size_of::<Header<L>>() <= HEAD) };
+        let ring = Ring::new(Memory::create(name, size_of::<Header<L>>())?);
+        ring.header().limit.store(limit, Relaxed);
+        ring.header().magic.store(MAGIC, Release);
+        Ok(ring)
+    }
+
+    fn new(memory: Memory) -> Ring<L> {
+        Ring { memory: Arc::new(memory), locks: std::marker::PhantomData }
+    }
+
+    fn header(&self) -> &Header<L> {
+        // SAFETY: the head is longer than the header (`create`), page-aligned, its pages were reserved at creation, and it
+        // lives as long as the memory. The header is made of atomics and of `L`, valid for all bytes.
+        unsafe { self.memory.head().cast::<Header<L>>().as_ref() }
+    }
+
+    /// The lock of those who write.
+    pub fn put_lock(&self) -> &L {
+        &self.header().put_lock
+    }
+
+    /// The lock of those who read.
+    pub fn get_lock(&self) -> &L {
+        &self.header().get_lock
+    }
+
+    /// The most records that may be in it at a time.
+    pub fn limit(&self) -> u64 {
+        self.header().limit.load(Relaxed)
+    }
+
+    /// Writing, for the holder of [`put_lock`](Self::put_lock).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `held` is another lock's, [`Error::Decode`] if the memory is damaged.
+    pub fn writer<'a>(&'a self, held: &'a impl Held) -> Result<Writer<'a, L>> {
+        Ring::<L>::check(held, self.put_lock())?;
+        Writer::new(self)
+    }
+
+    /// Reading, for the holder of [`get_lock`](Self::get_lock).
+    ///
+    /// # Errors
+    /// As for [`writer`](Self::writer).
+    pub fn reader<'a>(&'a self, held: &'a impl Held) -> Result<Reader<'a, L>> {
+        Ring::<L>::check(held, self.get_lock())?;
+        Reader::new(self)
+    }
+
+    fn check(held: &impl Held, lock: &L) -> Result<()> {
+        if held.address() == (lock as *const L).cast() {
+            return Ok(());
+        }
+        Err(Error::Invalid { what: "guard", reason: "it belongs to another lock".into() })
+    }
+
+    /// How many records are in it.
+    pub fn len(&self) -> u64 {
+        loop {
+            let got = self.header().got.read().0.items;
+            let put = self.header().put.read().0.items;
+            // Both were so at one moment.
+            if self.header().got.read().0.items == got {
+                return put.saturating_sub(got);
+            }
+        }
+    }
+
+    /// Whether no record is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// No more records will be written; for the holder of the writers' lock, who thereby knows that nobody is writing.
+    pub fn close(&self, held: &impl Held) -> Result<()> {
+        Ring::<L>::check(held, self.put_lock())?;
+        self.header().closed.store(1, Release);
+        self.header().put.shout();
+        self.header().got.shout();
+        Ok(())
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.header().closed.load(Acquire) != 0
+    }
+
+    /// Moves an empty ring back to its shortest piece of memory, and gives the rest back to the system.
+    ///
+    /// For the holder of both locks; does nothing if records are in it.
+    ///
+    /// # Errors
+    /// As for [`writer`](Self::writer).
+    pub fn give_back(&self, put_held: &impl Held, get_held: &impl Held) -> Result<()> {
+        Ring::<L>::check(put_held, self.put_lock())?;
+        Ring::<L>::check(get_held, self.get_lock())?;
+        let (put, got) = (self.header().put.read_own(), self.header().got.read_own());
+        if put.items == got.items && Place::from_word(got.place).is_some_and(|at| at.ring > writer::KEPT) {
+            // Each of these steps leaves a ring that works; in this order, because a reader may not be ahead.
+            Writer::new(self)?.go_home()?;
+            let progress = Progress { items: got.items, place: Place::start(0).word() };
+            self.header().got.publish(progress, 0);
+        }
+        self.release_left();
+        Ok(())
+    }
+
+    /// What a reader who found nothing sleeps on: call before looking, sleep with [`Doze::sleep`] if there was nothing.
+    pub fn doze_until_put(&self) -> Doze<'_> {
+        Doze::new(&self.header().put)
+    }
+
+    /// What a writer who found no room sleeps on; as [`doze_until_put`](Self::doze_until_put).
+    pub fn doze_until_got(&self) -> Doze<'_> {
+        Doze::new(&self.header().got)
+    }
+
+    /// Makes every later [`Writer::publish`] say that it is watched.
+    pub fn watch(&self) {
+        self.header().put.watch();
+    }
+}
+
+/// A sleep until the other side of a ring does something; see [`Ring::doze_until_put`].
+pub struct Doze<'a> {
+    side: &'a Published,
+    turn: u32,
+    word: u64,
+}
+
+impl<'a> Doze<'a> {
+    fn new(side: &'a Published) -> Doze<'a> {
+        let turn = side.now();
+        Doze { side, turn, word: side.read().1 }
+    }
+
+    /// Whether the other side has done something since.
+    pub fn is_over(&self) -> bool {
+        self.side.changed(self.word)
+    }
+
+    /// Sleeps until the other side does something, or the deadline; it may also end without a cause.
+    pub fn sleep(&self, until: Option<Deadline>) -> WaitResult {
+        let Some(turn) = self.announce() else { return WaitResult::Changed };
+        let result = futex::wait(self.side.turn(), turn, until);
+        if result == WaitResult::Woken {
+            self.side.awake(self.word);
+        }
+        result
+    }
+
+    /// For one who watches the word in another way: the value to watch, unless something has happened already.
+    pub fn announce(&self) -> Option<u32> {
+        self.side.announce(self.word).then_some(self.turn)
+    }
+
+    /// The word to watch.
+    pub fn turn(&self) -> &'a AtomicU32 {
+        self.side.turn()
+    }
+}
+
+impl<L> Clone for Ring<L> {
+    fn clone(&self) -> Ring<L> {
+        Ring { memory: self.memory.clone(), locks: std::marker::PhantomData }
+    }
+}
+
+impl<L> fmt::Debug for Ring<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").finish_non_exhaustive()
+    }
+}
+
+impl<L> Serialize for Ring<L> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        handle::serialize(serializer, "queue", |fds| Ok(fds.attach_shared(self.memory.fd())))
+    }
+}
+
+impl<'de, L: InSharedMemory> Deserialize<'de> for Ring<L> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Ring<L>, D::Error> {
+        handle::deserialize(deserializer, "queue", |fds, index: u32| {
+            let ring = Ring::<L>::new(Memory::open(fds.share(index, "queue")?)?);
+            if ring.header().magic.load(Acquire) != MAGIC {
+                return Err(damaged("it is no queue"));
+            }
+            Ok(ring)
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! Reading records, for the holder of the readers' lock.
+//!
+//! Until it publishes, a reader has taken nothing: killed, or dropped, the records are still there for the next one.
+
+use super::memory::damaged;
+use super::place::{Place, RINGS, length};
+use super::published::Progress;
+use super::{InSharedMemory, RECORD_HEAD, Ring};
+use crate::Result;
+use crate::futex::Ordering::*;
+
+/// A look at the records of a ring; see [`Ring::reader`].
+pub struct Reader<'a, L> {
+    ring: &'a Ring<L>,
+    at: Place,
+    items: u64,
+    /// How far the writers are, at least.
+    put: Place,
+    put_items: u64,
+    taken: u32,
+    left: bool,
+}
+
+/// The next record, not yet taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// How many bytes it has.
+    pub bytes: u64,
+    /// What its writer said about it.
+    pub about: u64,
+    /// How many were before it, ever.
+    pub number: u64,
+}
+
+impl<'a, L: InSharedMemory> Reader<'a, L> {
+    pub(super) fn new(ring: &'a Ring<L>) -> Result<Reader<'a, L>> {
+        let header = ring.header();
+        let got = header.got.read_own();
+        let at = Place::from_word(got.place).ok_or_else(|| damaged("no ring is being read"))?;
+        let put = Place::from_word(header.readers.put_place.load(Relaxed))
+            .ok_or_else(|| damaged("no ring is being written"))?;
+        let put_items = header.readers.put_items.load(Relaxed);
+        Ok(Reader { ring, at, items: got.items, put, put_items, taken: 0, left: false })
+    }
+
+    /// The next record, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Decode`](crate::Error::Decode) if the memory is damaged.
+    pub fn next(&mut self) -> Result<Option<Next>> {
+        if self.items == self.put_items {
+            let (put, _) = self.ring.header().put.read();
+            self.put = Place::from_word(put.place).ok_or_else(|| damaged("no ring is being written"))?;
+            self.put_items = put.items;
+            // In this order: a death in between leaves a place that is right for more records than are known.
+            self.ring.header().readers.put_place.store(put.place, Relaxed);
+            self.ring.header().readers.put_items.store(put.items, Release);
+            if self.items == self.put_items {
+                return Ok(None);
+            }
+        }
+        if self.at.ring != self.put.ring {
+            let notes = self.ring.notes(self.at.ring);
+            if notes.leave_at.load(Relaxed) == self.at.offset {
+                let ring = notes.leave_for.load(Relaxed) as usize;
+                if ring >= RINGS {
+                    return Err(damaged("it goes on nowhere"));
+                }
+                self.left |= self.at.ring > super::writer::KEPT;
+                self.at = Place::start(ring);
+            }
+        }
+        let memory = &self.ring.memory;
+        let bytes = memory.read_word(self.at.ring, self.at.offset)?;
+        let about = memory.read_word(self.at.ring, self.at.offset + 8)?;
+        let end = if self.at.ring == self.put.ring {
+            self.put.offset
+        } else {
+            self.ring.notes(self.at.ring).leave_at.load(Relaxed)
+        };
+        let room = end.wrapping_sub(self.at.offset);
+        if room > length(self.at.ring) || bytes > room.saturating_sub(RECORD_HEAD) {
+            return Err(damaged("a record is longer than what was written"));
+        }
+        Ok(Some(Next { bytes, about, number: self.items }))
+    }
+
+    /// Appends the bytes of the record that [`next`](Self::next) found to `bytes`, from its byte `skip` on.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next); [`Error::Io`](crate::Error::Io) if there is no memory for them.
+    pub fn read(&self, next: &Next, skip: u64, bytes: &mut Vec<u8>) -> Result<()> {
+        let count = next.bytes.saturating_sub(skip) as usize;
+        self.ring.memory.read(self.at.ring, self.at.offset + RECORD_HEAD + skip, count, bytes)
+    }
+
+    /// Goes on behind the record that [`next`](Self::next) found; it is taken once that is published.
+    pub fn pass(&mut self, next: &Next) {
+        self.at.offset += (RECORD_HEAD + next.bytes).next_multiple_of(8);
+        self.items = self.items.wrapping_add(1);
+        self.taken += 1;
+    }
+
+    /// Takes all records that were passed.
+    pub fn publish(self) {
+        if self.taken == 0 {
+            return;
+        }
+        let header = self.ring.header();
+        let progress = Progress { items: self.items, place: self.at.word() };
+        header.got.publish(progress, self.taken);
+        if self.left {
+            header.readers.left.store(1, Relaxed);
+        }
+    }
+
+    /// Whether memory could go back to the system once this is published, with [`Ring::give_back`].
+    pub fn should_give_back(&self) -> bool {
+        let idle = self.items == self.put_items && self.at.ring > super::writer::KEPT;
+        idle || self.left || self.ring.header().readers.left.load(Relaxed) != 0
+    }
+}

@@ -1,0 +1,238 @@
+//! Rings under random use, against a queue of vectors, and with memory that lies.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::Message;
+
+/// A lock for one thread.
+struct Toy(AtomicBool);
+// SAFETY: an atomic; all other bytes than 0 and 1 never get here, as only these tests use it.
+unsafe impl InSharedMemory for Toy {}
+
+struct Hold<'a>(&'a Toy);
+// SAFETY: `hold` refuses a second one.
+unsafe impl Held for Hold<'_> {
+    fn address(&self) -> *const () {
+        (self.0 as *const Toy).cast()
+    }
+}
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(false, Release);
+    }
+}
+fn hold(toy: &Toy) -> Hold<'_> {
+    assert!(!toy.0.swap(true, Acquire));
+    Hold(toy)
+}
+
+fn put(ring: &Ring<Toy>, records: &[&[u8]]) -> Result<Vec<Staged>> {
+    let held = hold(ring.put_lock());
+    let mut writer = ring.writer(&held)?;
+    let staged =
+        records.iter().map(|record| writer.stage(&[record], record.len() as u64)).collect::<Result<_>>();
+    writer.publish();
+    staged
+}
+
+fn get(ring: &Ring<Toy>) -> Result<Option<Vec<u8>>> {
+    let held = hold(ring.get_lock());
+    let mut reader = ring.reader(&held)?;
+    let Some(next) = reader.next()? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    reader.read(&next, 0, &mut bytes)?;
+    assert_eq!(next.about, next.bytes);
+    reader.pass(&next);
+    if reader.should_give_back() {
+        reader.publish();
+        ring.give_back(&hold(ring.put_lock()), &held)?;
+    } else {
+        reader.publish();
+    }
+    Ok(Some(bytes))
+}
+
+fn pages(ring: &Ring<Toy>) -> i64 {
+    rustix::fs::fstat(ring.memory.fd()).unwrap().st_blocks as i64 * 512
+}
+
+#[test]
+fn keeps_the_order_and_counts() {
+    let ring = Ring::<Toy>::create("order", 3).unwrap();
+    assert_eq!(
+        put(&ring, &[b"a", b"", b"c", b"d"]).unwrap(),
+        [Staged::Yes, Staged::Yes, Staged::Yes, Staged::Full]
+    );
+    assert_eq!(ring.len(), 3);
+    let other = Message::encode(&ring).unwrap().decode::<Ring<Toy>>().unwrap();
+    assert_eq!(get(&other).unwrap().unwrap(), b"a");
+    assert_eq!(put(&ring, &[b"e"]).unwrap(), [Staged::Yes]);
+    let rest: Vec<_> = std::iter::from_fn(|| get(&other).unwrap()).collect();
+    assert_eq!(rest, [&b""[..], b"c", b"e"]);
+    assert!(ring.is_empty());
+    ring.close(&hold(ring.put_lock())).unwrap();
+    assert_eq!(put(&other, &[b"f"]).unwrap(), [Staged::Closed]);
+}
+
+#[test]
+fn what_is_not_published_never_was() {
+    let ring = Ring::<Toy>::create("aborted", 10).unwrap();
+    for _ in 0..3 {
+        let held = hold(ring.put_lock());
+        let mut writer = ring.writer(&held).unwrap();
+        // Long enough to change the ring.
+        for _ in 0..5 {
+            writer.stage(&[&[7; 100_000]], 0).unwrap();
+        }
+    }
+    assert_eq!(get(&ring).unwrap(), None);
+    put(&ring, &[b"x"]).unwrap();
+    {
+        let held = hold(ring.get_lock());
+        let mut reader = ring.reader(&held).unwrap();
+        let next = reader.next().unwrap().unwrap();
+        reader.pass(&next);
+    }
+    assert_eq!(get(&ring).unwrap().unwrap(), b"x");
+}
+
+#[test]
+fn memory_comes_and_goes() {
+    let ring = Ring::<Toy>::create("memory", u64::MAX).unwrap();
+    let record = [5; 1000];
+    for _ in 0..100_000 {
+        put(&ring, &[&record]).unwrap();
+    }
+    assert!(pages(&ring) > 100_000_000);
+    for _ in 0..100_000 {
+        assert_eq!(get(&ring).unwrap().unwrap(), record);
+    }
+    assert_eq!(get(&ring).unwrap(), None);
+    assert!(pages(&ring) < 8 << 20, "{} bytes are left", pages(&ring));
+    // Never quite empty: the long ring is left all the same.
+    for _ in 0..100_000 {
+        put(&ring, &[&record]).unwrap();
+    }
+    for _ in 0..99_990 {
+        get(&ring).unwrap();
+    }
+    for _ in 0..100 {
+        put(&ring, &[&record]).unwrap();
+        get(&ring).unwrap();
+    }
+    assert!(pages(&ring) < 8 << 20, "{} bytes are left", pages(&ring));
+    assert_eq!(ring.len(), 10);
+}
+
+#[test]
+fn a_guard_of_another_lock_is_refused() {
+    let ring = Ring::<Toy>::create("guards", 10).unwrap();
+    let held = hold(ring.get_lock());
+    assert!(matches!(ring.writer(&held), Err(Error::Invalid { .. })));
+    assert!(matches!(ring.close(&held), Err(Error::Invalid { .. })));
+}
+
+#[test]
+fn na_14_too_much_is_an_error_to_the_writer() {
+    let ring = Ring::<Toy>::create("giant", 10).unwrap();
+    let held = hold(ring.put_lock());
+    let mut writer = ring.writer(&held).unwrap();
+    assert!(writer.room(1 << 37).is_err(), "more than this machine has");
+    assert!(matches!(writer.room(1 << 50), Err(Error::TooLong { .. })));
+    assert_eq!(writer.stage(&[b"small"], 5).unwrap(), Staged::Yes);
+    writer.publish();
+    drop(held);
+    assert_eq!(get(&ring).unwrap().unwrap(), b"small");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(Vec<usize>),
+    Get(usize),
+    Abort(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let size = prop_oneof![10 => 0usize..100, 3 => 1000usize..70_000, 1 => 100_000usize..3_000_000];
+    prop_oneof![
+        4 => prop::collection::vec(size.clone(), 1..4).prop_map(Step::Put),
+        4 => (1usize..6).prop_map(Step::Get),
+        1 => size.prop_map(Step::Abort),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn behaves_like_a_queue_of_vectors(steps in prop::collection::vec(step(), 1..150), limit in 1u64..60) {
+        let ring = Ring::<Toy>::create("model", limit).unwrap();
+        let mut model = VecDeque::new();
+        let mut stamp = 0_u64;
+        for step in steps {
+            match step {
+                Step::Put(sizes) => {
+                    let records: Vec<Vec<u8>> = sizes.iter().map(|&size| {
+                        stamp += 1;
+                        (0..size).map(|at| (at as u64 ^ stamp) as u8).collect()
+                    }).collect();
+                    let staged = put(&ring, &records.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+                    for (record, staged) in records.into_iter().zip(staged) {
+                        prop_assert_eq!(staged == Staged::Full, model.len() as u64 == limit);
+                        if staged == Staged::Yes {
+                            model.push_back(record);
+                        }
+                    }
+                }
+                Step::Get(count) => for _ in 0..count {
+                    prop_assert_eq!(get(&ring).unwrap(), model.pop_front());
+                },
+                Step::Abort(size) => {
+                    let held = hold(ring.put_lock());
+                    let mut writer = ring.writer(&held).unwrap();
+                    writer.stage(&[&vec![0xee; size]], 0).unwrap();
+                }
+            }
+            prop_assert_eq!(ring.len(), model.len() as u64);
+        }
+        while let Some(record) = model.pop_front() {
+            prop_assert_eq!(get(&ring).unwrap(), Some(record));
+        }
+        prop_assert_eq!(get(&ring).unwrap(), None);
+    }
+
+    /// The bytes of a ring are hostile: whatever another process scribbles, an error at worst.
+    #[test]
+    fn scribbled_memory_is_an_error(at in 0u64..400, value in any::<u64>(), header in any::<bool>(), slot in 0usize..600) {
+        let ring = Ring::<Toy>::create("scribble", 100).unwrap();
+        for size in [3, 50, 70_000, 9] {
+            put(&ring, &[&vec![1; size]]).unwrap();
+        }
+        if header {
+            // SAFETY: within the header, whose fields are atomics.
+            unsafe { ring.memory.head().cast::<u64>().add(slot % (size_of::<Header<Toy>>() / 8)).write_volatile(value) };
+        } else {
+            ring.memory.write_word(0, at * 8, value).unwrap();
+        }
+        // The toy locks may be among what was scribbled.
+        ring.put_lock().0.store(false, Release);
+        ring.get_lock().0.store(false, Release);
+        for _ in 0..10 {
+            let held = hold(ring.get_lock());
+            let Ok(mut reader) = ring.reader(&held) else { break };
+            let Ok(Some(next)) = reader.next() else { break };
+            let mut bytes = Vec::new();
+            let _ = reader.read(&next, 0, &mut bytes);
+            reader.pass(&next);
+            reader.publish();
+        }
+        let held = hold(ring.put_lock());
+        if let Ok(mut writer) = ring.writer(&held) {
+            let _ = writer.stage(&[&[0; 1000]], 0);
+            writer.publish();
+        }
+    }
+}
