@@ -5,8 +5,8 @@
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicU32;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
 
 use mp_core::connection::Connection;
 use mp_core::function::PreparedCall;
