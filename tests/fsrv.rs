@@ -366,11 +366,63 @@ fn fsrv_a_stopped_server_is_a_timeout() {
                 .start_timeout(Duration::from_millis(200));
             let error = process.start().expect_err("no answer");
             assert!(matches!(error, StartError::Timeout { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("fork server (pid {server}) is stopped")), "{error}");
             assert!(begun.elapsed() >= Duration::from_millis(200) && begun.elapsed() < AT_ONCE);
         }
         signal(server, Signal::CONT);
         Context::forkserver().process(nothing, ()).start().expect("the next start").join().expect("an end");
         assert!(!marker.exists(), "a child that nobody waited for has run");
+    });
+}
+
+/// The server relays exit statuses; while it is stopped the kernel is asked, whichever way the wait goes.
+#[test]
+fn fsrv_05_children_of_a_stopped_server_are_joined() {
+    alone(|| {
+        let end_when_told = |there: Connection| end_with(there.recv().expect("a code"));
+        let waits: [fn(&mp::Process<()>); 4] = [
+            |child| drop(child.join()),
+            |child| drop(child.join_timeout(SOON)),
+            |child| wait_until("its end", || !child.is_alive()),
+            |child| assert_eq!(mp::wait(&[child], None, mp::ReturnWhen::AllCompleted).expect("a wait"), [0]),
+        ];
+        let server = server();
+        for code in [0, 7, -9, -11] {
+            let start = || {
+                let (here, there) = pipe().expect("a pipe");
+                (here, Context::forkserver().process(end_when_told, (there,)).start().expect("a start"))
+            };
+            // Told before somebody waits for it, and while somebody does.
+            let early = waits.map(|wait| (start(), wait));
+            let late = waits.map(|wait| (start(), wait));
+            signal(server, Signal::STOP);
+            let begun = Instant::now();
+            for ((here, child), wait) in &early {
+                here.send(&code).expect("sent");
+                wait(child);
+                assert_eq!(child.exit_code(), Some(code), "{:?}", child.exception());
+            }
+            std::thread::scope(|scope| {
+                for ((here, child), wait) in &late {
+                    let waiting = scope.spawn(move || wait(child));
+                    // Beyond the time in which a status is waited for alone; sooner would do as well.
+                    assert!(matches!(
+                        child.join_timeout(Duration::from_millis(60)),
+                        Err(ProcessError::Timeout { .. })
+                    ));
+                    here.send(&code).expect("sent");
+                    waiting.join().expect("it has ended");
+                    assert_eq!(child.exit_code(), Some(code), "{:?}", child.exception());
+                }
+            });
+            assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+            signal(server, Signal::CONT);
+            let child = start();
+            child.0.send(&code).expect("sent");
+            drop(child.1.join_timeout(SOON));
+            assert_eq!(child.1.exit_code(), Some(code));
+            assert_eq!(mp::server_pid(), Some(server));
+        }
     });
 }
 

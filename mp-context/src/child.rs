@@ -5,8 +5,8 @@
 //! A child leaves everything behind before it ends (see [`mp_core::parcel`]), so the one thing to wait for is its end,
 //! and any number of threads may wait for that at once: they poll a descriptor, and the first to see it takes the
 //! account, under a lock, for all. A child of this process is reaped here. The exit status of one that the fork server
-//! made comes through a pipe of its own; if the server was killed, the kernel is asked, and at last the child's own
-//! farewell decides.
+//! made comes through a pipe of its own, right behind its end; if the server was killed, or is stopped, the kernel is
+//! asked instead, and at last the child's own farewell decides.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,6 +27,11 @@ use crate::error::{PanicReport, ProcessError, signal_name};
 use crate::line::Line;
 use crate::logging::get_logger;
 use crate::method::StartMethod;
+
+/// How long the status of an ended child may take from the fork server before the kernel is asked.
+const BRIEF: Duration = Duration::from_millis(50);
+/// How long it may take when the kernel does not know it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a child ended, as it says itself. The encoded result follows `Value` in the message.
 #[derive(Debug, Serialize, Deserialize)]
@@ -103,15 +108,12 @@ impl Child {
         }
         self.check_parent()?;
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        // The status comes right behind the end, so waiting for it alone saves a second wake-up.
-        let waited = match &self.status {
-            Some(status) if timeout != Some(Duration::ZERO) => status.as_fd(),
-            _ => self.pidfd.as_fd(),
-        };
-        let ended = self.wait_fd(waited, timeout)?
-            && (pidfd::has_ended(self.pidfd.as_fd())
-                // A server that was killed ends the pipe before the child ends.
-                || self.wait_fd(self.pidfd.as_fd(), timeout.and(deadline).map(rest))?);
+        // The status comes right behind the end, so waiting for it alone saves a second wake-up. But not for long: a
+        // server that is stopped sends none.
+        if let Some(status) = self.status.as_ref().filter(|_| timeout != Some(Duration::ZERO)) {
+            self.wait_fd(status.as_fd(), Some(timeout.map_or(BRIEF, |timeout| timeout.min(BRIEF))))?;
+        }
+        let ended = self.wait_fd(self.pidfd.as_fd(), timeout.and(deadline).map(rest))?;
         Ok(ended.then(|| self.take_account()))
     }
 
@@ -131,7 +133,9 @@ impl Child {
             let status = match &self.status {
                 // It is seen to have ended a little before it can be reaped.
                 None => Some(pidfd::wait_and_reap(&self.pidfd)),
-                Some(pipe) => read_status(pipe).or_else(|| pidfd::recall(&self.pidfd)),
+                Some(pipe) => read_status(pipe, BRIEF)
+                    .or_else(|| pidfd::recall(&self.pidfd))
+                    .or_else(|| read_status(pipe, PATIENCE)),
             };
             let guess = match &farewell {
                 Some(Farewell::Value) => ExitStatus::Code(0),
@@ -247,9 +251,9 @@ pub(crate) fn split_head<T: DeserializeOwned>(message: &mut Message) -> mp_core:
     Ok(head)
 }
 
-/// The status that the fork server writes right after the child's end; `None` if it was killed instead.
-fn read_status(pipe: &OwnedFd) -> Option<ExitStatus> {
-    let ready = wait_ready(&[pipe], Some(Duration::from_secs(5))).ok()?;
+/// The status that the fork server writes right after the child's end; `None` if it was killed or does not within `limit`.
+fn read_status(pipe: &OwnedFd, limit: Duration) -> Option<ExitStatus> {
+    let ready = wait_ready(&[pipe], Some(limit)).ok()?;
     let mut bytes = [0; 8];
     if ready.is_empty() || rustix::io::read(pipe, &mut bytes).ok()? != bytes.len() {
         return None;

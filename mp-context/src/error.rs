@@ -79,12 +79,14 @@ pub enum StartError {
         how: String,
     },
     /// The child was not ready in time, and was killed.
-    #[error("process {process:?} was not ready within {limit:?} and was killed")]
+    #[error("process {process:?} was not ready within {limit:?} and was killed{hint}")]
     Timeout {
         /// Name of the process.
         process: String,
         /// The limit.
         limit: Duration,
+        /// What is known about the cause, as the end of a sentence; often empty.
+        hint: String,
     },
 }
 

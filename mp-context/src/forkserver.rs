@@ -143,6 +143,21 @@ fn unless_gone(error: Error) -> Error {
     }
 }
 
+/// Why the server may not have done what it was asked for, as the end of a sentence; empty if there is nothing to see.
+pub(crate) fn trouble() -> String {
+    // Whoever holds the lock now is starting a server, which is not stopped then.
+    let Some(pid) = SERVER.try_lock().ok().and_then(|server| Some(server.as_ref()?.pid)) else {
+        return String::new();
+    };
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    match stat.rsplit_once(") ") {
+        Some((_, state)) if state.starts_with(['T', 't']) => {
+            format!(": the fork server (pid {pid}) is stopped")
+        }
+        _ => String::new(),
+    }
+}
+
 /// For a forked child: the server of its parent is none of its own.
 pub(crate) fn disown() {
     drop(lock(&SERVER).take());

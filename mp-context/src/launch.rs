@@ -236,9 +236,11 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
             let request = forkserver::Request { socket: child_socket, lifeline: child_lifeline, streams };
             let started = forkserver::start(request, settings, deadline, |s| send(&starting.socket, s));
             starting.status = Some(started.map_err(|error| match error {
-                Error::Timeout { .. } => {
-                    StartError::Timeout { process: plan.name.clone(), limit: plan.start_timeout }
-                }
+                Error::Timeout { .. } => StartError::Timeout {
+                    process: plan.name.clone(),
+                    limit: plan.start_timeout,
+                    hint: forkserver::trouble(),
+                },
                 Error::EndOfFile { .. } => {
                     StartError::Died { process: plan.name.clone(), how: "the fork server was killed".into() }
                 }
@@ -317,7 +319,9 @@ impl Starting {
             Ok(message) => message,
             Err(Error::Timeout { .. }) => {
                 let limit = self.about.start_timeout;
-                return Err(StartError::Timeout { process, limit });
+                let by_server = self.about.method == StartMethod::ForkServer;
+                let hint = if by_server { forkserver::trouble() } else { String::new() };
+                return Err(StartError::Timeout { process, limit, hint });
             }
             Err(_) => return Err(StartError::Died { process, how: self.how_it_died() }),
         };

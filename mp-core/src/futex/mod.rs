@@ -56,6 +56,27 @@ pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Deadline>) -> Wait
     system::wait(word, expected, deadline)
 }
 
+/// How many words [`wait_any`] takes.
+pub(crate) const MOST_WORDS: usize = 128;
+
+/// Why a wait for several words ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AnyResult {
+    /// A [`wake`] reached the word at this position, and perhaps some before it, but none behind it.
+    Woken(usize),
+    /// One was not as expected when the wait began, or it ended without a cause; no wake-up was used up.
+    Changed,
+    /// The deadline passed first; no wake-up was used up.
+    TimedOut,
+    /// The kernel cannot wait for several words, or not now.
+    Refused,
+}
+
+/// Sleeps while all of `words`, at most [`MOST_WORDS`], are as expected, until a [`wake`] of one or the deadline.
+pub(crate) fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Deadline>) -> AnyResult {
+    system::wait_any(words, deadline)
+}
+
 /// Wakes at most `n` of those who [`wait`] on `word`, in any process; how many it were.
 pub fn wake(word: &AtomicU32, n: u32) -> usize {
     system::wake(word, n)
@@ -91,6 +112,19 @@ mod tests {
             thread::yield_now();
         }
         sleeper.join().unwrap();
+    }
+
+    #[test]
+    fn waking_nobody_wakes_nobody() {
+        let word = AtomicU32::new(0);
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(|| wait(&word, 0, Some(Deadline::after(Duration::from_millis(50)))));
+            while !sleeper.is_finished() {
+                assert_eq!(wake(&word, 0), 0);
+                thread::yield_now();
+            }
+            assert_eq!(sleeper.join().unwrap(), WaitResult::TimedOut);
+        });
     }
 
     #[test]

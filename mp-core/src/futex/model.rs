@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use loom::sync::{Condvar, Mutex};
 
-use super::WaitResult;
+use super::{AnyResult, WaitResult};
 use crate::deadline::Deadline;
 
 #[derive(Default)]
@@ -57,4 +57,9 @@ pub(super) fn wake(word: &AtomicU32, n: u32) -> usize {
     });
     changed.notify_all();
     woken
+}
+
+/// Not modelled: as on a kernel that cannot do it.
+pub(super) fn wait_any(_words: &[(&AtomicU32, u32)], _deadline: Option<Deadline>) -> AnyResult {
+    AnyResult::Refused
 }

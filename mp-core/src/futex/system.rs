@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::thread::futex;
+use rustix::time::ClockId;
 
-use super::WaitResult;
+use super::{AnyResult, WaitResult};
 use crate::deadline::Deadline;
 
 pub(super) fn wait(word: &AtomicU32, expected: u32, deadline: Option<Deadline>) -> WaitResult {
@@ -37,6 +38,30 @@ pub(super) fn wait(word: &AtomicU32, expected: u32, deadline: Option<Deadline>) 
 }
 
 pub(super) fn wake(word: &AtomicU32, n: u32) -> usize {
-    // The kernel reads the count as a signed number.
+    // The kernel wakes one even if none was asked for.
+    if n == 0 {
+        return 0;
+    }
+    // It reads the count as a signed number.
     futex::wake(word, futex::Flags::empty(), n.min(i32::MAX as u32)).unwrap_or(0)
+}
+
+pub(super) fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Deadline>) -> AnyResult {
+    let waits: Vec<futex::Wait> = words
+        .iter()
+        .map(|&(word, expected)| {
+            let mut wait = futex::Wait::new();
+            wait.val = expected.into();
+            wait.uaddr = futex::WaitPtr::new(word.as_ptr().cast());
+            wait.flags = futex::WaitFlags::SIZE_U32;
+            wait
+        })
+        .collect();
+    let until = deadline.map(Deadline::timespec);
+    match futex::waitv(&waits, futex::WaitvFlags::empty(), until.as_ref(), ClockId::Monotonic) {
+        Ok(position) => AnyResult::Woken(position),
+        Err(Errno::AGAIN | Errno::INTR) => AnyResult::Changed,
+        Err(Errno::TIMEDOUT) => AnyResult::TimedOut,
+        Err(_) => AnyResult::Refused,
+    }
 }

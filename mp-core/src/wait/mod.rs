@@ -1,9 +1,12 @@
-//! Waiting for descriptors: several at once, with a time limit, or from async code on any executor.
+//! Waiting for descriptors: several at once, with a time limit, or from async code on any executor; and for shared
+//! words from async code.
 //!
-//! When a peer process dies, the kernel closes its ends and every wait here wakes up: end of file counts as
-//! ready.
+//! When a peer process dies, the kernel closes its ends and every wait for a descriptor wakes up: end of file counts as
+//! ready. A wait for a word ends now and then by itself, so that its caller can look who is alive.
 
+mod helper;
 mod reactor;
+mod word;
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -11,7 +14,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+pub use self::helper::helper_thread;
 pub use self::reactor::{Readable, readable};
+pub use self::word::{WordChanged, word_changed};
 use crate::{Error, Result};
 
 /// The moment `limit` from now; a limit beyond the end of time is none.
@@ -61,5 +66,5 @@ pub fn wait_ready<F: AsFd>(fds: &[F], timeout: Option<Duration>) -> Result<Vec<u
     Ok(ready.map(|(position, _)| position).collect())
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

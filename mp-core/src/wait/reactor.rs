@@ -13,7 +13,6 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, epoll};
 use rustix::io::Errno;
 use rustix::process::{Pid, getpid};
 
-use super::{Instant, poll_until};
+use super::{Instant, helper_thread, poll_until};
 use crate::message::SharedFd;
 use crate::{Error, Result};
 
@@ -55,10 +54,8 @@ impl Reactor {
             .map_err(|errno| Error::io("creating the epoll of async waits", errno))?;
         let reactor = Arc::new(Reactor { process, epoll, waits: Mutex::default() });
         let thread = reactor.clone();
-        std::thread::Builder::new()
-            .name("mp-reactor".into())
-            .stack_size(256 << 10)
-            .spawn(move || thread.run())
+        let builder = std::thread::Builder::new().name("mp-reactor".into()).stack_size(256 << 10);
+        helper_thread(builder, move || thread.run())
             .map_err(|error| Error::io("starting the thread of async waits", error))?;
         let left_by_fork = current.replace(reactor.clone());
         drop(current);
@@ -68,7 +65,6 @@ impl Reactor {
     }
 
     fn run(&self) {
-        block_signals();
         let mut events = Vec::with_capacity(64);
         let mut wakers = Vec::new();
         loop {
@@ -134,17 +130,6 @@ impl Reactor {
             // epoll.
             let _ = epoll::delete(&self.epoll, duplicate);
         }
-    }
-}
-
-/// Leaves the signals of the process to the threads of the program.
-fn block_signals() {
-    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `sigfillset` initialises the set that it is given, and `pthread_sigmask` reads it; the old mask
-    // is not asked for. Both touch this thread alone.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
     }
 }
 
