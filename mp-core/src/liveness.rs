@@ -43,6 +43,9 @@ pub struct ProcessId {
     pid: u64,
 }
 
+/// The kernel's limit for pids on 64-bit machines.
+const PID_BITS: u32 = 22;
+
 impl ProcessId {
     /// This process. Costs a memory access once it is known; right in every child of a fork, too.
     pub fn current() -> ProcessId {
@@ -77,6 +80,17 @@ impl ProcessId {
     /// A process of which pid and start time came by another way, such as a word in shared memory.
     pub const fn from_parts(pid: u32, start_time: u64) -> ProcessId {
         ProcessId { pid: pid as u64, start_time }
+    }
+
+    /// This process as one word for shared memory; 0 is none. Start times of up to 1394 years after boot fit.
+    pub const fn to_word(self) -> u64 {
+        self.pid | self.start_time << PID_BITS
+    }
+
+    /// The process that [`to_word`](Self::to_word) made a word of; none for 0.
+    pub const fn from_word(word: u64) -> Option<ProcessId> {
+        let pid = word & ((1 << PID_BITS) - 1);
+        if pid == 0 { None } else { Some(ProcessId { pid, start_time: word >> PID_BITS }) }
     }
 
     /// The pid. It may belong to another process by now.

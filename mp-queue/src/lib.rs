@@ -1,2 +1,23 @@
 //! Queues that processes share.
-#![deny(unsafe_op_in_unsafe_fn)]
+//!
+//! When `put` returns, the item is in the queue: nothing is buffered in the process, and no death after that loses it.
+//! Items may hold handles: locks, files, connections, other queues. Applications use the facade crate `multiprocess`.
+#![forbid(unsafe_code)]
+
+mod asynchronous;
+mod channel;
+mod error;
+mod iter;
+mod joinable;
+mod ledger;
+mod queue;
+mod ready;
+mod scratch;
+mod side;
+mod simple;
+
+pub use error::{Error, Result};
+pub use iter::Iter;
+pub use joinable::JoinableQueue;
+pub use queue::Queue;
+pub use simple::SimpleQueue;

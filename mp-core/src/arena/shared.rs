@@ -21,6 +21,15 @@ use crate::{Error, Result};
 /// (`repr(C)`), it holds no address, and dropping it does nothing. Atomics are, and `repr(C)` structures of them.
 pub unsafe trait InSharedMemory: Sync + 'static {}
 
+// SAFETY: any bytes are a number, and atomics may be shared.
+#[cfg(not(loom))]
+unsafe impl InSharedMemory for crate::futex::AtomicU32 {}
+// SAFETY: as above.
+#[cfg(not(loom))]
+unsafe impl InSharedMemory for crate::futex::AtomicU64 {}
+// SAFETY: as its elements; an array has no gaps.
+unsafe impl<T: InSharedMemory, const N: usize> InSharedMemory for [T; N] {}
+
 /// A structure in a block of its own, all bytes zero at first; a clone is another handle to the same one.
 ///
 /// Sent in a message, it arrives as a handle to the same structure.

@@ -100,21 +100,3 @@ fn one_item_each_for_two_sleepers() {
         takers.into_iter().for_each(|taker| taker.join().unwrap());
     });
 }
-
-#[test]
-fn a_watcher_is_told() {
-    explore(3, || {
-        let side = Arc::new(Published::default());
-        let watcher = thread::spawn({
-            let side = side.clone();
-            move || {
-                side.watch();
-                side.read().0.items
-            }
-        });
-        let told = side.publish(progress(1), 1).watched;
-        let seen = watcher.join().unwrap();
-        assert!(told || seen == 1, "neither told nor seen");
-        assert!(side.publish(progress(2), 1).watched, "the watch was lost");
-    });
-}

@@ -40,6 +40,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::arena::InSharedMemory;
 use crate::deadline::Deadline;
 use crate::futex::{self, AtomicU32, AtomicU64, Ordering::*, WaitResult};
+use crate::wait::word_changed;
 use crate::{Error, Result, handle};
 use memory::{HEAD, Memory, damaged};
 use place::{Place, RINGS};
@@ -193,6 +194,16 @@ impl<L: InSharedMemory> Ring<L> {
         self.len() == 0
     }
 
+    /// How many records were ever written.
+    pub fn written(&self) -> u64 {
+        self.header().put.read().0.items
+    }
+
+    /// How many records were ever read.
+    pub fn read(&self) -> u64 {
+        self.header().got.read().0.items
+    }
+
     /// No more records will be written; for the holder of the writers' lock, who thereby knows that nobody is writing.
     pub fn close(&self, held: &impl Held) -> Result<()> {
         Ring::<L>::check(held, self.put_lock())?;
@@ -236,11 +247,6 @@ impl<L: InSharedMemory> Ring<L> {
     pub fn doze_until_got(&self) -> Doze<'_> {
         Doze::new(&self.header().got)
     }
-
-    /// Makes every later [`Writer::publish`] say that it is watched.
-    pub fn watch(&self) {
-        self.header().put.watch();
-    }
 }
 
 /// A sleep until the other side of a ring does something; see [`Ring::doze_until_put`].
@@ -271,14 +277,26 @@ impl<'a> Doze<'a> {
         result
     }
 
-    /// For one who watches the word in another way: the value to watch, unless something has happened already.
-    pub fn announce(&self) -> Option<u32> {
-        self.side.announce(self.word).then_some(self.turn)
+    /// As [`sleep`](Self::sleep), for async code on any executor; `ring` is the one that made this. Ends after a while in
+    /// any case.
+    ///
+    /// # Errors
+    /// As for [`word_changed`](crate::wait::word_changed).
+    pub async fn wait<L: InSharedMemory>(&self, ring: &Ring<L>) -> Result<()> {
+        let Some(turn) = self.announce() else { return Ok(()) };
+        let puts = std::ptr::eq(self.side, &*ring.header().put);
+        let changed = if puts {
+            word_changed(ring.clone(), |ring| ring.header().put.turn(), turn)
+        } else {
+            word_changed(ring.clone(), |ring| ring.header().got.turn(), turn)
+        };
+        changed.await?;
+        self.side.awake(self.word);
+        Ok(())
     }
 
-    /// The word to watch.
-    pub fn turn(&self) -> &'a AtomicU32 {
-        self.side.turn()
+    fn announce(&self) -> Option<u32> {
+        self.side.announce(self.word).then_some(self.turn)
     }
 }
 

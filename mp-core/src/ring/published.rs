@@ -22,10 +22,8 @@ use crate::futex::{AtomicU32, AtomicU64, Ordering::*, fence, wake};
 
 /// Somebody may sleep on `turn`.
 const SLEEPER: u64 = 1;
-/// Somebody watches by a descriptor.
-const WATCHED: u64 = 2;
 /// The number of the current record begins here.
-const NUMBER: u32 = 2;
+const NUMBER: u32 = 1;
 
 /// See the module; all zero is the beginning.
 #[derive(Debug, Default)]
@@ -42,13 +40,6 @@ pub(super) struct Published {
 pub(super) struct Progress {
     pub items: u64,
     pub place: u64,
-}
-
-/// Who should be told of a publication.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Audience {
-    /// Somebody watches by a descriptor.
-    pub watched: bool,
 }
 
 impl Published {
@@ -76,23 +67,18 @@ impl Published {
     }
 
     /// For the owner: publishes, and wakes up to `sleepers` who wait for that.
-    pub fn publish(&self, progress: Progress, sleepers: u32) -> Audience {
+    pub fn publish(&self, progress: Progress, sleepers: u32) {
         let before = self.word.load(Relaxed);
         let number = (before >> NUMBER).wrapping_add(1);
         let [items, place] = &self.records[(number & 1) as usize];
         // Whoever reads one of these while it was reading the record before sees that the number has changed.
         items.store(progress.items, Release);
         place.store(progress.place, Release);
-        let flags = before & WATCHED;
-        let old = self.word.swap(number << NUMBER | flags, AcqRel);
-        if old & WATCHED != flags {
-            self.word.fetch_or(WATCHED, Relaxed);
-        }
+        let old = self.word.swap(number << NUMBER, AcqRel);
         if old & SLEEPER != 0 {
             self.turn.fetch_add(1, Release);
             wake(&self.turn, sleepers);
         }
-        Audience { watched: old & WATCHED != 0 }
     }
 
     /// The value of [`turn`](Self::turn) at this moment; to be asked for before looking at anything else.
@@ -130,11 +116,6 @@ impl Published {
             self.turn.fetch_add(1, Release);
             wake(&self.turn, 1);
         }
-    }
-
-    /// From now on publications say that they are watched.
-    pub fn watch(&self) {
-        self.word.fetch_or(WATCHED, AcqRel);
     }
 
     /// Wakes all who sleep, for a change that is not in the record.

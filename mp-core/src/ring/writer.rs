@@ -4,7 +4,7 @@
 
 use super::memory::damaged;
 use super::place::{self, Place, RINGS, fitting, length};
-use super::published::{Audience, Progress};
+use super::published::Progress;
 use super::{InSharedMemory, RECORD_HEAD, Ring};
 use crate::futex::Ordering::*;
 use crate::{Error, Result};
@@ -85,17 +85,16 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
         self.items
     }
 
-    /// Makes all staged records visible at once, in order; whether somebody watches by a descriptor.
-    pub fn publish(self) -> bool {
+    /// Makes all staged records visible at once, in order.
+    pub fn publish(self) {
         if self.staged == 0 {
-            return false;
+            return;
         }
         let progress = Progress { items: self.items, place: self.at.word() };
-        let Audience { watched } = self.ring.header().put.publish(progress, self.staged);
+        self.ring.header().put.publish(progress, self.staged);
         if self.ring.header().readers.left.load(Relaxed) != 0 {
             self.ring.release_left();
         }
-        watched
     }
 
     /// Publishes that the next record will be in the shortest ring; for an empty ring.

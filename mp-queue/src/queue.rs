@@ -1,0 +1,321 @@
+//! The queue: items of one type, first in, first out, between any processes.
+//!
+//! A process that is killed while it puts or gets holds nobody up: what it had put is in the queue, what it had not finished
+//! getting still is.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use mp_core::message::{Fds, SharedFd, decode_from, encode_into};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::channel::{Channel, Parcel, Wait};
+use crate::error::{Error, Result};
+use crate::iter::Iter;
+use crate::scratch;
+
+/// A queue of items that any number of processes and threads put and get; a clone is another handle to the same one.
+///
+/// Items come out in the order in which their `put` returned, each to exactly one getter. When `put` returns, the item is in
+/// shared memory: the putter may end or be killed at once (NA-8, NA-13). An item may hold handles of any kind, and the queue
+/// itself can sit inside any message. It costs three descriptors, and memory for what waits in it.
+///
+/// A getter that is killed before its `get` returned leaves the item to the next one. Others never wait for the dead longer
+/// than 100 ms. Follows Python's `multiprocessing.Queue`, without its feeder thread.
+///
+/// ```
+/// use mp_queue::Queue;
+///
+/// let queue = Queue::<(String, u32)>::bounded(2)?;
+/// queue.put(("one".into(), 1))?;
+/// queue.put(("two".into(), 2))?;
+/// assert!(queue.is_full() && queue.try_put(("three".into(), 3)).is_err());
+/// assert_eq!(queue.get()?, ("one".into(), 1));
+/// # Ok::<(), mp_queue::Error>(())
+/// ```
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct Queue<T> {
+    channel: Channel,
+    items: PhantomData<fn(T) -> T>,
+}
+
+impl<T> Queue<T> {
+    /// An empty queue for at most `items` items at a time.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no items at all, [`Error::Ground`] if memory or descriptors do not suffice.
+    pub fn bounded(items: usize) -> Result<Queue<T>> {
+        if items == 0 {
+            return Err(Error::Invalid {
+                what: "bound of a queue",
+                reason: "it has no room for any item".into(),
+            });
+        }
+        Queue::with_limit(items as u64)
+    }
+
+    /// An empty queue that grows as long as there is memory.
+    ///
+    /// # Errors
+    /// [`Error::Ground`] if memory or descriptors do not suffice.
+    pub fn unbounded() -> Result<Queue<T>> {
+        Queue::with_limit(u64::MAX)
+    }
+
+    fn with_limit(limit: u64) -> Result<Queue<T>> {
+        Ok(Queue { channel: Channel::new(limit)?, items: PhantomData })
+    }
+
+    /// How many items are in it.
+    pub fn len(&self) -> usize {
+        self.channel.ring().len() as usize
+    }
+
+    /// Whether no item is in it.
+    pub fn is_empty(&self) -> bool {
+        self.channel.ring().is_empty()
+    }
+
+    /// Whether a `put` would have to wait; never if it is unbounded.
+    pub fn is_full(&self) -> bool {
+        self.channel.ring().len() >= self.channel.ring().limit()
+    }
+
+    /// The most items that may be in it; none if it is unbounded.
+    pub fn capacity(&self) -> Option<usize> {
+        let limit = self.channel.ring().limit();
+        (limit != u64::MAX).then_some(limit as usize)
+    }
+
+    /// Says that no process will put anything any more: getters get what is there, then [`Error::Closed`].
+    ///
+    /// # Errors
+    /// [`Error::Ground`] if the shared memory is damaged.
+    pub fn close(&self) -> Result<()> {
+        self.channel.close()
+    }
+
+    /// Whether it was closed; there may be items in it still.
+    pub fn is_closed(&self) -> bool {
+        self.channel.ring().is_closed()
+    }
+
+    /// A descriptor that is readable while items are in the queue, for `poll`, `epoll` and [`wait_ready`]; close-on-exec.
+    ///
+    /// It is this process's alone, kept up by a thread that starts with the first call. Another getter may be faster:
+    /// use [`try_get`](Queue::try_get) when it is readable, and do not read from it.
+    ///
+    /// # Errors
+    /// [`Error::Ground`] if there is no descriptor or thread to be had.
+    ///
+    /// [`wait_ready`]: mp_core::wait::wait_ready
+    pub fn ready_fd(&self) -> Result<SharedFd> {
+        self.channel.ready_fd()
+    }
+
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+}
+
+impl<T: Serialize> Queue<T> {
+    /// Puts an item in, as soon as there is a place; then it is there for good.
+    ///
+    /// # Errors
+    /// [`Error::Encode`] if the item cannot be encoded (nothing has happened then), [`Error::Closed`] if the queue is
+    /// closed, [`Error::Ground`] if there is no memory for the item, [`Error::TooManyHandles`] for one with thousands.
+    pub fn put(&self, item: T) -> Result<()> {
+        self.put_ref(&item)
+    }
+
+    /// As [`put`](Self::put), for an item that is still needed.
+    ///
+    /// # Errors
+    /// As for [`put`](Self::put).
+    pub fn put_ref(&self, item: &T) -> Result<()> {
+        self.put_within(item, Wait::Until(None))
+    }
+
+    /// As [`put`](Self::put), without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if there is no place at once; otherwise as for [`put`](Self::put).
+    pub fn try_put(&self, item: T) -> Result<()> {
+        self.put_within(&item, Wait::Not)
+    }
+
+    /// As [`put`](Self::put), for as long as `timeout`; zero means one attempt.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if there was no place in time; otherwise as for [`put`](Self::put).
+    pub fn put_timeout(&self, item: T, timeout: Duration) -> Result<()> {
+        self.put_within(&item, Wait::timeout(timeout))
+    }
+
+    pub(crate) fn put_within(&self, item: &T, wait: Wait) -> Result<()> {
+        scratch::with(|bytes| {
+            let mut fds = Fds::new();
+            encode_into(item, bytes, &mut fds).map_err(Error::Encode)?;
+            self.channel.put(&mut [Parcel { bytes, fds }], wait).1
+        })
+    }
+
+    /// Puts all items in, in order, as many at a time as there are places: if there is room, nobody else's come between.
+    ///
+    /// # Errors
+    /// As for [`put`](Self::put). Items that cannot be encoded are found before anything is put; after other errors, those
+    /// before the one that failed are in the queue.
+    pub fn put_many(&self, items: impl IntoIterator<Item = T>) -> Result<()> {
+        self.put_many_within(items, Wait::Until(None)).1
+    }
+
+    /// As [`put_many`](Self::put_many), without waiting: how many found a place.
+    ///
+    /// # Errors
+    /// As for [`put`](Self::put), if not even the first was put.
+    pub fn try_put_many(&self, items: impl IntoIterator<Item = T>) -> Result<usize> {
+        match self.put_many_within(items, Wait::Not) {
+            (0, Err(error)) => Err(error),
+            (put, _) => Ok(put),
+        }
+    }
+
+    fn put_many_within(&self, items: impl IntoIterator<Item = T>, wait: Wait) -> (usize, Result<()>) {
+        scratch::with(|bytes| {
+            let mut ends = Vec::new();
+            for item in items {
+                let mut fds = Fds::new();
+                if let Err(error) = encode_into(&item, bytes, &mut fds) {
+                    return (0, Err(Error::Encode(error)));
+                }
+                ends.push((bytes.len(), fds));
+            }
+            let mut start = 0;
+            let parcel = |(end, fds)| Parcel { bytes: &bytes[std::mem::replace(&mut start, end)..end], fds };
+            let mut parcels: Vec<_> = ends.into_iter().map(parcel).collect();
+            self.channel.put(&mut parcels, wait)
+        })
+    }
+}
+
+impl<T: DeserializeOwned> Queue<T> {
+    /// Takes the first item out, as soon as there is one.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] if the queue is closed and empty; [`Error::Decode`] and [`Error::HandlesLost`] for an item that is
+    /// gone; [`Error::Ground`] if there is no memory for the item, which then stays in the queue.
+    pub fn get(&self) -> Result<T> {
+        self.get_within(Wait::Until(None), &|_| {})
+    }
+
+    /// As [`get`](Self::get), without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if there is no item; otherwise as for [`get`](Self::get).
+    pub fn try_get(&self) -> Result<T> {
+        self.get_within(Wait::Not, &|_| {})
+    }
+
+    /// As [`get`](Self::get), for as long as `timeout`, whatever other processes do; zero means one attempt.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if no item came in time; otherwise as for [`get`](Self::get).
+    pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
+        self.get_within(Wait::timeout(timeout), &|_| {})
+    }
+
+    pub(crate) fn get_within(&self, wait: Wait, taken: &dyn Fn(u64)) -> Result<T> {
+        scratch::with(|bytes| {
+            let mut handles = Ok(Fds::new());
+            self.channel.get(1, wait, taken, &mut |read, fds| {
+                handles = fds;
+                bytes.clear();
+                read(bytes)
+            })?;
+            decode_from(bytes, &mut handles?).map_err(Error::Decode)
+        })
+    }
+
+    /// Takes up to `most` items out at once, at least one; waits for the first only.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get). If one of several cannot be decoded, the error is given and the others are gone with it;
+    /// get such items one by one.
+    pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
+        self.get_many_within(most, Wait::Until(None), &|_| {})
+    }
+
+    /// As [`get_many`](Self::get_many), without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if there is no item; otherwise as for [`get_many`](Self::get_many).
+    pub fn try_get_many(&self, most: usize) -> Result<Vec<T>> {
+        self.get_many_within(most, Wait::Not, &|_| {})
+    }
+
+    /// As [`get_many`](Self::get_many), for as long as `timeout`.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] if no item came in time; otherwise as for [`get_many`](Self::get_many).
+    pub fn get_many_timeout(&self, most: usize, timeout: Duration) -> Result<Vec<T>> {
+        self.get_many_within(most, Wait::timeout(timeout), &|_| {})
+    }
+
+    pub(crate) fn get_many_within(&self, most: usize, wait: Wait, taken: &dyn Fn(u64)) -> Result<Vec<T>> {
+        if most == 0 {
+            return Ok(Vec::new());
+        }
+        scratch::with(|bytes| {
+            let mut items = Vec::new();
+            self.channel.get(most, wait, taken, &mut |read, fds| {
+                let start = bytes.len();
+                read(bytes)?;
+                items.push((start..bytes.len(), fds));
+                Ok(())
+            })?;
+            let decode = |(range, fds): (std::ops::Range<usize>, Result<Fds>)| {
+                decode_from(&bytes[range], &mut fds?).map_err(Error::Decode)
+            };
+            items.into_iter().map(decode).collect()
+        })
+    }
+
+    /// The items as they come, until the queue is closed and empty.
+    ///
+    /// ```
+    /// let queue = mp_queue::Queue::unbounded()?;
+    /// queue.put_many([1, 2, 3])?;
+    /// queue.close()?;
+    /// assert_eq!(queue.iter().collect::<Result<Vec<i32>, _>>()?, [1, 2, 3]);
+    /// # Ok::<(), mp_queue::Error>(())
+    /// ```
+    pub fn iter(&self) -> Iter<'_, T> {
+        Iter::new(self)
+    }
+}
+
+impl<'a, T: DeserializeOwned> IntoIterator for &'a Queue<T> {
+    type Item = Result<T>;
+    type IntoIter = Iter<'a, T>;
+
+    fn into_iter(self) -> Iter<'a, T> {
+        self.iter()
+    }
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Queue<T> {
+        Queue { channel: self.channel.clone(), items: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("Queue");
+        f.field("len", &self.len()).field("capacity", &self.capacity()).field("closed", &self.is_closed());
+        f.finish()
+    }
+}
