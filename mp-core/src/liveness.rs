@@ -48,12 +48,18 @@ const PID_BITS: u32 = 22;
 
 impl ProcessId {
     /// This process. Costs a memory access once it is known; right in every child of a fork, too.
+    #[inline]
     pub fn current() -> ProcessId {
         let Some(cache) = cache() else { return ProcessId::read_current() };
         let pid = cache.pid.load(Acquire);
         if pid != 0 {
             return ProcessId { pid: pid.into(), start_time: cache.start_time.load(Relaxed) };
         }
+        ProcessId::fill(cache)
+    }
+
+    #[cold]
+    fn fill(cache: &Cache) -> ProcessId {
         let current = ProcessId::read_current();
         // Threads that come here at the same time write the same.
         cache.start_time.store(current.start_time, Relaxed);
@@ -209,15 +215,21 @@ struct Cache {
 }
 
 /// None where the kernel cannot do that.
+#[inline]
 fn cache() -> Option<&'static Cache> {
     static CACHE: AtomicPtr<Cache> = AtomicPtr::new(ptr::null_mut());
-    static NONE: AtomicU32 = AtomicU32::new(0);
     let known = CACHE.load(Acquire);
     // SAFETY: a pointer from `new_cache`, whose page is never unmapped once it stands here, and aligned. Atomics, of which
     // all zero is valid, which is what the kernel makes of them in a child.
-    if let Some(cache) = unsafe { known.as_ref() } {
-        return Some(cache);
+    match unsafe { known.as_ref() } {
+        Some(cache) => Some(cache),
+        None => first_cache(&CACHE),
     }
+}
+
+#[cold]
+fn first_cache(place: &AtomicPtr<Cache>) -> Option<&'static Cache> {
+    static NONE: AtomicU32 = AtomicU32::new(0);
     if NONE.load(Relaxed) != 0 {
         return None;
     }
@@ -225,7 +237,7 @@ fn cache() -> Option<&'static Cache> {
         NONE.store(1, Relaxed);
         return None;
     };
-    let cache = match CACHE.compare_exchange(ptr::null_mut(), new.as_ptr(), AcqRel, Acquire) {
+    let cache = match place.compare_exchange(ptr::null_mut(), new.as_ptr(), AcqRel, Acquire) {
         Ok(_) => new.as_ptr(),
         Err(other) => {
             // SAFETY: the mapping from `new_cache`, which nobody else has seen.

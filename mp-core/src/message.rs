@@ -179,8 +179,11 @@ pub(crate) struct Mark {
 }
 
 impl Drop for Fds {
+    #[inline]
     fn drop(&mut self) {
-        self.on_unsent.drain(..).for_each(|undo| undo());
+        if !self.on_unsent.is_empty() {
+            self.on_unsent.drain(..).for_each(|undo| undo());
+        }
     }
 }
 

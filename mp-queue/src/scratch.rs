@@ -7,7 +7,7 @@ thread_local! {
 }
 
 /// A longer buffer is not kept.
-const KEEP: usize = 1 << 20;
+const KEEP: usize = 2 << 20;
 
 /// Calls `use_it` with an empty buffer. An item that itself uses a queue while it is encoded gets another one.
 pub(crate) fn with<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {

@@ -26,7 +26,7 @@ pub(super) struct Memory {
     rings: [OnceLock<Piece>; RINGS],
 }
 
-/// One mapped piece of the file.
+/// One mapped piece of the file; its length is a power of two.
 struct Piece {
     start: NonNull<u8>,
     length: usize,
@@ -108,10 +108,16 @@ impl Memory {
         self.head.start
     }
 
+    #[inline]
     fn ring(&self, ring: usize) -> Result<&Piece> {
-        if let Some(piece) = self.rings[ring].get() {
-            return Ok(piece);
+        match self.rings[ring].get() {
+            Some(piece) => Ok(piece),
+            None => self.map_ring(ring),
         }
+    }
+
+    #[cold]
+    fn map_ring(&self, ring: usize) -> Result<&Piece> {
         let piece = Piece::map(&self.fd, length(ring), length(ring) as usize)?;
         // Another thread may have been faster; then ours goes.
         Ok(self.rings[ring].get_or_init(|| piece))
@@ -142,9 +148,10 @@ impl Memory {
     }
 
     /// Copies `bytes` into a ring, round its end. The caller has the writers' lock and these pages are reserved.
+    #[inline]
     pub fn write(&self, ring: usize, offset: u64, bytes: &[u8]) -> Result<()> {
         let piece = self.ring(ring)?;
-        let at = (offset % piece.length as u64) as usize;
+        let at = offset as usize & (piece.length - 1);
         let first = bytes.len().min(piece.length - at);
         if bytes.len() - first > at {
             return Err(damaged("a record is longer than its ring"));
@@ -160,9 +167,10 @@ impl Memory {
     }
 
     /// Appends `count` bytes of a ring to `bytes`, round its end. The caller has the readers' lock, and they are published.
+    #[inline]
     pub fn read(&self, ring: usize, offset: u64, count: usize, bytes: &mut Vec<u8>) -> Result<()> {
         let piece = self.ring(ring)?;
-        let at = (offset % piece.length as u64) as usize;
+        let at = offset as usize & (piece.length - 1);
         if count > piece.length {
             return Err(damaged("a record is longer than its ring"));
         }
@@ -185,20 +193,22 @@ impl Memory {
         Ok(())
     }
 
-    /// The eight bytes at `offset`, a multiple of eight.
-    pub fn read_word(&self, ring: usize, offset: u64) -> Result<u64> {
+    /// The sixteen bytes at `offset`, a multiple of sixteen, as two numbers.
+    #[inline]
+    pub fn read_head(&self, ring: usize, offset: u64) -> Result<[u64; 2]> {
         let piece = self.ring(ring)?;
-        let at = (offset % piece.length as u64) as usize & !7;
-        // SAFETY: aligned and within the mapping, whose length is a multiple of eight; bytes as in `read`.
-        Ok(unsafe { piece.start.as_ptr().add(at).cast::<u64>().read_volatile() })
+        let at = offset as usize & (piece.length - 1) & !15;
+        // SAFETY: aligned and within the mapping, whose length is a power of two above sixteen; bytes as in `read`.
+        Ok(unsafe { piece.start.as_ptr().add(at).cast::<[u64; 2]>().read_volatile() })
     }
 
-    /// Writes the eight bytes at `offset`, a multiple of eight; as [`write`](Self::write).
-    pub fn write_word(&self, ring: usize, offset: u64, word: u64) -> Result<()> {
+    /// Writes the sixteen bytes at `offset`, a multiple of sixteen; as [`write`](Self::write).
+    #[inline]
+    pub fn write_head(&self, ring: usize, offset: u64, head: [u64; 2]) -> Result<()> {
         let piece = self.ring(ring)?;
-        let at = (offset % piece.length as u64) as usize & !7;
-        // SAFETY: as in `read_word` and `write`.
-        unsafe { piece.start.as_ptr().add(at).cast::<u64>().write_volatile(word) };
+        let at = offset as usize & (piece.length - 1) & !15;
+        // SAFETY: as in `read_head` and `write`.
+        unsafe { piece.start.as_ptr().add(at).cast::<[u64; 2]>().write_volatile(head) };
         Ok(())
     }
 }

@@ -51,7 +51,7 @@ pub use writer::{Staged, Writer};
 
 /// "mp-queue" in ASCII.
 const MAGIC: u64 = 0x6d70_2d71_7565_7565;
-/// Bytes before each record: its length, and what its writer says about it.
+/// Bytes before each record: its length, and what its writer says about it. Records begin at multiples of it.
 const RECORD_HEAD: u64 = 16;
 
 /// A guard of a lock in shared memory.

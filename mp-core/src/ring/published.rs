@@ -44,6 +44,7 @@ pub(super) struct Progress {
 
 impl Published {
     /// The current record, and the word that it was current in. For anybody.
+    #[inline]
     pub fn read(&self) -> (Progress, u64) {
         loop {
             let word = self.word.load(Acquire);
@@ -57,16 +58,19 @@ impl Published {
     }
 
     /// The current record, for the owner of the side, who alone changes it.
+    #[inline]
     pub fn read_own(&self) -> Progress {
         self.record(self.word.load(Relaxed))
     }
 
+    #[inline]
     fn record(&self, word: u64) -> Progress {
         let [items, place] = &self.records[(word >> NUMBER & 1) as usize];
         Progress { items: items.load(Relaxed), place: place.load(Relaxed) }
     }
 
     /// For the owner: publishes, and wakes up to `sleepers` who wait for that.
+    #[inline]
     pub fn publish(&self, progress: Progress, sleepers: u32) {
         let before = self.word.load(Relaxed);
         let number = (before >> NUMBER).wrapping_add(1);
@@ -76,12 +80,18 @@ impl Published {
         place.store(progress.place, Release);
         let old = self.word.swap(number << NUMBER, AcqRel);
         if old & SLEEPER != 0 {
-            self.turn.fetch_add(1, Release);
-            wake(&self.turn, sleepers);
+            self.rouse(sleepers);
         }
     }
 
+    #[cold]
+    fn rouse(&self, sleepers: u32) {
+        self.turn.fetch_add(1, Release);
+        wake(&self.turn, sleepers);
+    }
+
     /// The value of [`turn`](Self::turn) at this moment; to be asked for before looking at anything else.
+    #[inline]
     pub fn now(&self) -> u32 {
         self.turn.load(Acquire)
     }
@@ -104,6 +114,7 @@ impl Published {
     }
 
     /// Whether the record changed since `word`.
+    #[inline]
     pub fn changed(&self, word: u64) -> bool {
         self.word.load(Acquire) >> NUMBER != word >> NUMBER
     }

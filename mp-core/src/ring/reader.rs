@@ -71,8 +71,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
             }
         }
         let memory = &self.ring.memory;
-        let bytes = memory.read_word(self.at.ring, self.at.offset)?;
-        let about = memory.read_word(self.at.ring, self.at.offset + 8)?;
+        let [bytes, about] = memory.read_head(self.at.ring, self.at.offset)?;
         let end = if self.at.ring == self.put.ring {
             self.put.offset
         } else {
@@ -96,7 +95,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
 
     /// Goes on behind the record that [`next`](Self::next) found; it is taken once that is published.
     pub fn pass(&mut self, next: &Next) {
-        self.at.offset += (RECORD_HEAD + next.bytes).next_multiple_of(8);
+        self.at.offset += (RECORD_HEAD + next.bytes).next_multiple_of(RECORD_HEAD);
         self.items = self.items.wrapping_add(1);
         self.taken += 1;
     }

@@ -64,11 +64,10 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
             }
         }
         let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        let size = (RECORD_HEAD + bytes).next_multiple_of(8);
+        let size = (RECORD_HEAD + bytes).next_multiple_of(RECORD_HEAD);
         let at = self.room(size)?;
         let memory = &self.ring.memory;
-        memory.write_word(at.ring, at.offset, bytes)?;
-        memory.write_word(at.ring, at.offset + 8, about)?;
+        memory.write_head(at.ring, at.offset, [bytes, about])?;
         let mut offset = at.offset + RECORD_HEAD;
         for part in parts {
             memory.write(at.ring, offset, part)?;
