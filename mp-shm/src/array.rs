@@ -24,7 +24,7 @@ const MARK: u32 = u32::from_be_bytes(*b"Arra");
 /// A fixed number of elements that processes share, with one lock; a clone is another handle to the same ones.
 ///
 /// `T` is any [`bytemuck::Pod`] type. A guard is a slice, so everything that slices can do is done at their speed; the
-/// other methods take the lock for themselves. Up to 2048 bytes lie in a shared block without a descriptor, more in a
+/// other methods take the lock for themselves, and leave it to the next guard to tell that an owner died. Up to 2048 bytes lie in a shared block without a descriptor, more in a
 /// segment of their own, reserved from the start. Can sit inside any message. Equal are handles to the same array.
 ///
 /// Follows `multiprocessing.Array`. See [`RawArray`](crate::RawArray) for one without a lock, and
@@ -122,6 +122,14 @@ impl<T: Pod> Array<T> {
         Ok(self.guard(self.lock.lock_timeout(timeout)?))
     }
 
+    /// Reads or writes some elements. That makes nothing good, so the next one is told of a dead owner, too.
+    fn with<R>(&self, access: impl FnOnce(&mut [T]) -> R) -> Result<R> {
+        let mut guard = self.lock()?;
+        let result = access(&mut guard);
+        guard.pass_on();
+        Ok(result)
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.length
@@ -138,7 +146,7 @@ impl<T: Pod> Array<T> {
     /// [`Error::OutOfBounds`].
     pub fn get(&self, index: usize) -> Result<T> {
         self.check(index, 1)?;
-        Ok(self.lock()?[index])
+        self.with(|elements| elements[index])
     }
 
     /// Writes the element at `index`, under the lock.
@@ -147,8 +155,7 @@ impl<T: Pod> Array<T> {
     /// [`Error::OutOfBounds`].
     pub fn set(&self, index: usize, value: T) -> Result<()> {
         self.check(index, 1)?;
-        self.lock()?[index] = value;
-        Ok(())
+        self.with(|elements| elements[index] = value)
     }
 
     /// All elements, as they were at one moment.
@@ -158,7 +165,7 @@ impl<T: Pod> Array<T> {
     pub fn to_vec(&self) -> Result<Vec<T>> {
         // The memory is taken before the lock, so that the lock is held for the copy alone.
         let mut values = vec![T::zeroed(); self.length];
-        values.copy_from_slice(&self.lock()?);
+        self.with(|elements| values.copy_from_slice(elements))?;
         Ok(values)
     }
 
@@ -168,8 +175,7 @@ impl<T: Pod> Array<T> {
     /// [`Error::OutOfBounds`] if there are not so many.
     pub fn copy_to_slice(&self, index: usize, values: &mut [T]) -> Result<()> {
         self.check(index, values.len())?;
-        values.copy_from_slice(&self.lock()?[index..index + values.len()]);
-        Ok(())
+        self.with(|elements| values.copy_from_slice(&elements[index..index + values.len()]))
     }
 
     /// Writes `values` from `index` on, under the lock.
@@ -178,8 +184,7 @@ impl<T: Pod> Array<T> {
     /// [`Error::OutOfBounds`] if they do not all fit; nothing is written then.
     pub fn copy_from_slice(&self, index: usize, values: &[T]) -> Result<()> {
         self.check(index, values.len())?;
-        self.lock()?[index..index + values.len()].copy_from_slice(values);
-        Ok(())
+        self.with(|elements| elements[index..index + values.len()].copy_from_slice(values))
     }
 
     /// Whether the elements from `index` on are there, `count` of them.
@@ -219,7 +224,11 @@ impl<T> Eq for Array<T> {}
 impl<T: Pod + fmt::Debug> fmt::Debug for Array<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.try_lock() {
-            Ok(elements) => f.debug_tuple("Array").field(&&*elements).finish(),
+            Ok(elements) => {
+                let result = f.debug_tuple("Array").field(&&*elements).finish();
+                elements.pass_on();
+                result
+            }
             Err(_) => f.write_str("Array(<locked>)"),
         }
     }

@@ -69,6 +69,12 @@ impl<'a, T: ?Sized> ValueGuard<'a, T> {
     pub fn owner_died(&self) -> Option<DeadOwner> {
         self.lock.owner_died()
     }
+
+    /// Releases the lock without having made good what a dead owner left: the next one who locks it is told of that death
+    /// as well, after some milliseconds. Like `drop` if no owner died.
+    pub fn pass_on(self) {
+        self.lock.pass_on();
+    }
 }
 
 impl<T: ?Sized> Deref for ValueGuard<'_, T> {

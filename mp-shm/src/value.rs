@@ -126,15 +126,18 @@ impl<T: Pod> Value<T> {
         Ok(self.guard(self.lock.lock_timeout(timeout)?))
     }
 
-    /// The value, read under the lock.
+    /// The value, read under the lock. Whether an owner died is still told to the next one who locks it.
     ///
     /// # Errors
     /// As for [`lock`](Self::lock).
     pub fn get(&self) -> Result<T> {
-        self.lock().map(|guard| *guard)
+        let guard = self.lock()?;
+        let value = *guard;
+        guard.pass_on();
+        Ok(value)
     }
 
-    /// Writes the value, under the lock.
+    /// Writes the value, under the lock. Now it is whole, even if an owner died.
     ///
     /// # Errors
     /// As for [`lock`](Self::lock).
@@ -143,6 +146,8 @@ impl<T: Pod> Value<T> {
     }
 
     /// Changes the value under the lock; returns what `change` returns.
+    ///
+    /// For values that are right whenever they are whole; where a dead owner matters use [`lock`](Self::lock), which tells.
     ///
     /// # Errors
     /// As for [`lock`](Self::lock).
@@ -175,7 +180,11 @@ impl<T> Eq for Value<T> {}
 impl<T: Pod + fmt::Debug> fmt::Debug for Value<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.try_lock() {
-            Ok(value) => f.debug_tuple("Value").field(&*value).finish(),
+            Ok(value) => {
+                let result = f.debug_tuple("Value").field(&*value).finish();
+                value.pass_on();
+                result
+            }
             Err(_) => f.write_str("Value(<locked>)"),
         }
     }

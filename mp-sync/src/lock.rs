@@ -195,6 +195,14 @@ impl<'a> LockGuard<'a> {
         ManuallyDrop::new(self).raw.hand_over();
     }
 
+    /// Releases the lock without having made good what a dead owner left: the next locker is told of that death as well,
+    /// after some milliseconds. Like `drop` if no owner died.
+    pub fn pass_on(self) {
+        if let Some(dead) = self.owner_died() {
+            ManuallyDrop::new(self).raw.pass_on(dead);
+        }
+    }
+
     pub(crate) fn raw(&self) -> &'a Shared<RawLock> {
         self.raw
     }

@@ -280,6 +280,20 @@ impl RawLock {
         Ok(())
     }
 
+    /// Ends the hold of the caller's guard as if `dead` still had it: whoever takes it next is told of that death, too.
+    pub fn pass_on(&self, dead: DeadOwner) {
+        let mine = Holder::current().bits() | GUARDED;
+        // Others may sleep; they find out at the end of their slice, as with any dead holder.
+        let left = Holder::of(dead.process()).bits() | GUARDED | WAITERS;
+        let mut word = self.owner.load(Relaxed);
+        while word & (Holder::MASK | GUARDED) == mine {
+            match self.owner.compare_exchange(word, left, Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
+    }
+
     /// Makes what the caller's guard holds a hold of nobody, which no death ends and which anybody may release.
     pub fn hand_over(&self) {
         let mine = Holder::current().bits() | GUARDED;
