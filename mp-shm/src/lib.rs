@@ -1,2 +1,24 @@
 //! Memory that processes share: values, arrays, lists and named blocks.
+//!
+//! Applications use the facade crate `multiprocess`.
 #![deny(unsafe_op_in_unsafe_fn)]
+
+mod error;
+mod list;
+mod named;
+mod pages;
+mod plain;
+mod raw_array;
+mod raw_value;
+mod slice;
+mod vec;
+mod words;
+
+pub use error::{Error, Result};
+pub use list::{Item, ShareableList};
+pub use named::SharedMemory;
+pub use plain::Atomic;
+pub use raw_array::RawArray;
+pub use raw_value::RawValue;
+pub use slice::SharedSlice;
+pub use vec::SharedVec;
