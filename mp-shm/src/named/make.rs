@@ -17,6 +17,20 @@ use crate::pages::reserve;
 use crate::words::Words;
 use crate::{Error, Result};
 
+/// Removes the block of that name if its owner is dead; an error if it is there afterwards.
+pub fn make_way(name: &str) -> Result<()> {
+    let path = name::path(name);
+    let is_there = || owner::file_of(&path).is_ok_and(|file| file.is_some());
+    if is_there() {
+        // What is still there then is not to be removed, or cannot be.
+        let _ = owner::sweep(owner::PATIENCE);
+        if is_there() {
+            return Err(Error::AlreadyExists { name: name.into() });
+        }
+    }
+    Ok(())
+}
+
 /// A new block, filled before its name can be found.
 pub fn create(name: &str, size: usize, fill: &impl Fn(&Words)) -> Result<SharedMemory> {
     let fail = |errno: Errno| match errno {
@@ -68,7 +82,7 @@ pub fn open(name: &str) -> Result<Option<SharedMemory>> {
     // A second name may be the tag of somebody who is dead.
     if status.st_nlink > 1 {
         // One that cannot be removed is no reason not to open this one.
-        let _ = owner::sweep();
+        let _ = owner::sweep(owner::PATIENCE);
         if !is_it()? {
             return Ok(None);
         }
@@ -124,7 +138,7 @@ pub fn sweep_now_and_then() {
     let later = now + Duration::from_secs(1).as_nanos() as u64;
     if now >= next && NEXT.compare_exchange(next, later, Relaxed, Relaxed).is_ok() {
         // Whoever creates a block is not to fail because of what others left.
-        let _ = owner::sweep();
+        let _ = owner::sweep(Duration::ZERO);
     }
 }
 

@@ -101,13 +101,8 @@ impl SharedMemory {
         let name = name::check(name)?;
         make::check_size(size)?;
         make::sweep_now_and_then();
-        match make::create(name, size, &fill) {
-            // Perhaps its owner died since.
-            Err(Error::AlreadyExists { .. }) if owner::sweep().is_ok_and(|removed| removed > 0) => {
-                make::create(name, size, &fill)
-            }
-            result => result,
-        }
+        make::make_way(name)?;
+        make::create(name, size, &fill)
     }
 
     /// A block of `size` bytes, all zero, that this process owns, under a name that it makes up.
@@ -222,12 +217,14 @@ impl SharedMemory {
     pub fn close(self) {}
 
     /// Removes all blocks of this user whose owners are dead; returns how many. Blocks of the living, blocks that persist
-    /// and files of other programs stay.
+    /// and files of other programs stay. Processes that sweep at the same time share the work, and wait for each other,
+    /// two seconds if one was stopped.
     ///
     /// # Errors
     /// [`Error::Io`] if it could remove none though there are some.
     pub fn sweep() -> Result<usize> {
-        owner::sweep().map_err(|errno| Error::io("removing the shared memory of dead processes", errno))
+        owner::sweep(owner::PATIENCE)
+            .map_err(|errno| Error::io("removing the shared memory of dead processes", errno))
     }
 
     /// Fills `bytes` with those from `offset` on.

@@ -41,7 +41,7 @@ use super::name::{self, FOLDER};
 pub const PREFIX: &str = "mp-shm.";
 
 /// How long a process may hold the lock of a file before another gives up.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The name of a file that tells its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,14 +126,16 @@ pub fn remove_name(name: &str, id: FileId) -> Result<bool, Errno> {
     if FileId::from(&status) != id {
         return Ok(false);
     }
-    lock(&file, PATIENCE)?;
+    lock(&file, Instant::now() + PATIENCE)?;
     unlink_if(&path, id)
 }
 
 /// Removes the blocks whose owners are dead, and the beginnings of such; returns how many.
 ///
-/// Goes on where one cannot be removed, and returns the first reason if there was nothing else.
-pub fn sweep() -> Result<usize, Errno> {
+/// Goes on where one cannot be removed, and returns the first reason if there was nothing else. If others are at it as
+/// well, waits for them as long as `patience`, all in all.
+pub fn sweep(patience: Duration) -> Result<usize, Errno> {
+    let deadline = Instant::now() + patience;
     let mut is_dead = HashMap::new();
     let mut removed = 0;
     let mut failed = None;
@@ -143,7 +145,7 @@ pub fn sweep() -> Result<usize, Errno> {
         if !*is_dead.entry(tag.owner).or_insert_with(|| !tag.owner.is_alive()) {
             continue;
         }
-        match sweep_one(&tag) {
+        match sweep_one(&tag, deadline) {
             Ok(true) => removed += 1,
             Ok(false) => {}
             Err(errno) => failed = failed.or(Some(errno)),
@@ -156,13 +158,13 @@ pub fn sweep() -> Result<usize, Errno> {
 }
 
 /// False if somebody else does it, or it is another user's.
-fn sweep_one(tag: &Tag) -> Result<bool, Errno> {
+fn sweep_one(tag: &Tag, deadline: Instant) -> Result<bool, Errno> {
     let Some((file, status)) = open(&name::path(&tag.file()))? else { return Ok(false) };
     let is_plain = FileType::from_raw_mode(status.st_mode) == FileType::RegularFile;
     if !is_plain || status.st_uid != rustix::process::geteuid().as_raw() {
         return Ok(false);
     }
-    match lock(&file, Duration::ZERO) {
+    match lock(&file, deadline) {
         Err(Errno::TIMEDOUT) => return Ok(false),
         result => result?,
     }
@@ -200,8 +202,7 @@ fn open(path: &Path) -> Result<Option<(OwnedFd, Stat)>, Errno> {
 }
 
 /// Locks a file until it is closed: `Errno::TIMEDOUT` if another process does not let go of it.
-fn lock(file: impl AsFd, patience: Duration) -> Result<(), Errno> {
-    let deadline = Instant::now() + patience;
+fn lock(file: impl AsFd, deadline: Instant) -> Result<(), Errno> {
     loop {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::INTR) => {}
