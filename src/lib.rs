@@ -54,6 +54,9 @@ pub use mp_pool::{
     Call, Pool, PoolBuilder, PoolError, PoolStats, Results, TaskError, TaskFailure, With, WorkerLost,
 };
 #[doc(inline)]
-pub use mp_shm::{Array, Value, ValueGuard};
+pub use mp_shm::{
+    Array, RawArray, RawValue, ShareableList, SharedMemory, SharedVec, Synchronized, Value, ValueGuard,
+    synchronized,
+};
 #[doc(inline)]
 pub use mp_sync::{DeadOwner, Lock, LockGuard, RLock, RLockGuard};

@@ -4,10 +4,12 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use bytemuck::{Pod, Zeroable};
 use multiprocess as mp;
 use multiprocess::core::arena::Arena;
 use multiprocess::core::connection::{Connection, pipe};
-use multiprocess::{Array, Lock, Process, Value};
+use multiprocess::shm::copy;
+use multiprocess::{Array, Lock, Process, RLock, RawArray, RawValue, Synchronized, Value, synchronized};
 
 use common::{Belongings, SOON, alone, for_each_method, sleep_for_ever, wait_until};
 
@@ -38,6 +40,34 @@ fn val_01_scalar_values() {
             c.set(234).expect("c");
             d.set(1 << 34).expect("d");
             e.set(b'y').expect("e");
+        };
+        context.process(write, (values.clone(),)).start().expect("a child").join().expect("an orderly end");
+        assert_eq!(read(&values), (24234, -4.25, 234, 1 << 34, b'y'));
+    });
+}
+
+#[test]
+fn val_02_raw_scalar_values() {
+    type Raw = (RawValue<i32>, RawValue<f64>, RawValue<i16>, RawValue<i64>, RawValue<u8>);
+    for_each_method(|context| {
+        let make = || -> mp::shm::Result<Raw> {
+            Ok((
+                RawValue::new(4343)?,
+                RawValue::new(3.625)?,
+                RawValue::new(-232)?,
+                RawValue::new(1 << 33)?,
+                RawValue::new(b'x')?,
+            ))
+        };
+        let values = make().expect("values");
+        let read = |(a, b, c, d, e): &Raw| (a.get(), b.get(), c.get(), d.get(), e.get());
+        assert_eq!(read(&values), (4343, 3.625, -232, 1 << 33, b'x'));
+        let write = |(a, b, c, d, e): Raw| {
+            a.set(24234);
+            b.set(-4.25);
+            c.set(234);
+            d.set(1 << 34);
+            e.set(b'y');
         };
         context.process(write, (values.clone(),)).start().expect("a child").join().expect("an orderly end");
         assert_eq!(read(&values), (24234, -4.25, 234, 1 << 34, b'y'));
@@ -79,6 +109,30 @@ fn val_04_array_operations() {
         assert_eq!(array.to_vec().expect("a list"), local);
         let error = array.get(10).expect_err("out of bounds").to_string();
         assert!(error.contains("10"), "{error}");
+    });
+}
+
+#[test]
+fn val_05_raw_array() {
+    for_each_method(|context| {
+        let mut local = [680, 626, 934, 821, 150, 233, 548, 982, 714, 831];
+        let array = RawArray::from_slice(&local).expect("an array");
+        assert_eq!((array.len(), array.get(3).expect("an element")), (10, local[3]));
+        let mut slice = [0; 5];
+        array.copy_to_slice(2, &mut slice).expect("in bounds");
+        assert_eq!(slice, local[2..7]);
+        array.copy_from_slice(4, &[1, 2, 3, 4]).expect("in bounds");
+        local[4..8].copy_from_slice(&[1, 2, 3, 4]);
+        assert_eq!(array.to_vec(), local);
+        let sums = |array: RawArray<i32>| {
+            for i in 1..array.len() {
+                let sum = array.get(i).expect("an element") + array.get(i - 1).expect("an element");
+                array.set(i, sum).expect("in bounds");
+            }
+        };
+        context.process(sums, (array.clone(),)).start().expect("a child").join().expect("an orderly end");
+        (1..local.len()).for_each(|i| local[i] += local[i - 1]);
+        assert_eq!(array.to_vec(), local);
     });
 }
 
@@ -124,6 +178,55 @@ fn val_06_lock_options() {
         assert!(own.0.try_lock().is_err());
         drop(guard);
         assert!(own.0.try_lock().is_ok());
+    });
+}
+
+/// A raw object with a lock: the same memory, the very lock, and a recursive one may be taken again.
+#[test]
+fn val_06_a_raw_array_with_a_lock() {
+    for_each_method(|context| {
+        let (raw, lock) = (RawArray::<u32>::zeroed(3).expect("an array"), RLock::new().expect("a lock"));
+        let array = synchronized(raw.clone(), &lock);
+        assert_eq!(array.get_lock(), &lock);
+        let work = |array: Synchronized<RawArray<u32>, RLock>| {
+            for _ in 0..500 {
+                let guard = array.lock().expect("the lock");
+                for i in 0..3 {
+                    array.set(i, guard.get(i).expect("an element") + 1).expect("the lock again");
+                }
+            }
+        };
+        let start = |_| context.process(work, (array.clone(),)).start().expect("a child");
+        let children: Vec<Process<()>> = (0..3).map(start).collect();
+        children.iter().for_each(|child| child.join().expect("an orderly end"));
+        assert_eq!(raw.to_vec(), [1500; 3]);
+    });
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+struct Foo {
+    x: i64,
+    y: f64,
+    z: i64,
+}
+
+#[test]
+fn val_07_a_copy_is_independent() {
+    for_each_method(|context| {
+        const FOO: Foo = Foo { x: 2, y: 5.0, z: 1 << 33 };
+        let foo = Value::new(FOO).expect("a value");
+        let (bar, raw) = (copy(&foo).expect("a copy"), RawValue::new(FOO).expect("a value"));
+        let kept = copy(&raw).expect("a copy");
+        let zero = |foo: Value<Foo>, raw: RawValue<Foo>| {
+            foo.update(|foo| (foo.x, foo.y, foo.z) = (0, 0.0, 0)).expect("a lock");
+            raw.set(Foo::zeroed());
+        };
+        let child = context.process(zero, (foo.clone(), raw.clone())).start().expect("a child");
+        child.join().expect("an orderly end");
+        assert_eq!((foo.get().expect("a value"), raw.get()), (Foo::zeroed(), Foo::zeroed()));
+        assert_eq!((bar.get().expect("a value"), kept.get()), (FOO, FOO));
+        assert!(bar != foo && bar.get_lock() != foo.get_lock());
     });
 }
 
