@@ -23,6 +23,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+/// The kernel's limit for pids on 64-bit machines.
+const PID_BITS: u32 = 22;
+
 /// One process, from its birth to its end and beyond.
 ///
 /// Plain data: it fits into shared memory and messages. All zero is no process, and not alive.
@@ -45,17 +48,34 @@ pub struct ProcessId {
 
 impl ProcessId {
     /// This process. Costs a memory access once it is known; right in every child of a fork, too.
+    #[inline]
     pub fn current() -> ProcessId {
-        let Some(cache) = cache() else { return ProcessId::read_current() };
-        let pid = cache.pid.load(Acquire);
-        if pid != 0 {
-            return ProcessId { pid: pid.into(), start_time: cache.start_time.load(Relaxed) };
+        // SAFETY: as in `cache`.
+        match unsafe { CACHE.load(Acquire).as_ref() }.map(|cache| cache.packed.load(Relaxed)) {
+            None | Some(0) => ProcessId::find_current(),
+            Some(packed) => ProcessId::unpack(packed),
         }
+    }
+
+    #[cold]
+    fn find_current() -> ProcessId {
+        let Some(cache) = cache() else { return ProcessId::read_current() };
         let current = ProcessId::read_current();
         // Threads that come here at the same time write the same.
-        cache.start_time.store(current.start_time, Relaxed);
-        cache.pid.store(current.pid(), Release);
+        if ProcessId::unpack(current.pack()) == current {
+            cache.packed.store(current.pack(), Relaxed);
+        }
         current
+    }
+
+    /// In one word; not 0.
+    fn pack(self) -> u64 {
+        self.pid | self.start_time << PID_BITS
+    }
+
+    #[inline]
+    fn unpack(packed: u64) -> ProcessId {
+        ProcessId { pid: packed & ((1 << PID_BITS) - 1), start_time: packed >> PID_BITS }
     }
 
     fn read_current() -> ProcessId {
@@ -190,13 +210,14 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> Option<T> {
 /// This process, once it is known. It lies in a page that the kernel clears in every child, however that was made.
 #[derive(Debug)]
 struct Cache {
-    pid: AtomicU32,
-    start_time: AtomicU64,
+    /// As `ProcessId::pack` makes it; 0 if it is not known yet. One word, because every lock looks here.
+    packed: AtomicU64,
 }
+
+static CACHE: AtomicPtr<Cache> = AtomicPtr::new(ptr::null_mut());
 
 /// None where the kernel cannot do that.
 fn cache() -> Option<&'static Cache> {
-    static CACHE: AtomicPtr<Cache> = AtomicPtr::new(ptr::null_mut());
     static NONE: AtomicU32 = AtomicU32::new(0);
     let known = CACHE.load(Acquire);
     // SAFETY: a pointer from `new_cache`, whose page is never unmapped once it stands here, and aligned. Atomics, of which

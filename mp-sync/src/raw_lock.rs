@@ -252,6 +252,7 @@ impl RawLock {
     ///
     /// # Errors
     /// Why it was not to be released; nothing has changed then.
+    #[inline]
     pub fn release(&self) -> Result<(), Refused> {
         let mut word = self.owner.load(Relaxed);
         loop {
@@ -270,6 +271,7 @@ impl RawLock {
     }
 
     /// From held to free or reserved; wakes one who sleeps.
+    #[inline]
     fn leave(&self, word: u64) -> Result<(), u64> {
         let next = if word & STARVING != 0 { RESERVED } else { 0 };
         self.owner.compare_exchange(word, next, Release, Relaxed)?;
@@ -318,6 +320,7 @@ impl RawLock {
     }
 
     /// Whether this thread of this process holds it; right for the thread itself if it cleared `thread` at each release.
+    #[inline]
     pub(crate) fn is_mine(&self) -> bool {
         let word = self.owner.load(Relaxed);
         Holder::in_word(word) == Holder::current()
@@ -326,16 +329,19 @@ impl RawLock {
     }
 
     /// How often the holder took it; means something to the holder only.
+    #[inline]
     pub(crate) fn depth(&self) -> u32 {
         self.depth.load(Relaxed)
     }
 
     /// For the holder: sets what [`depth`](Self::depth) says.
+    #[inline]
     pub(crate) fn set_depth(&self, depth: u32) {
         self.depth.store(depth, Relaxed);
     }
 
     /// For the holder, before it releases: no thread is named any more, so that none takes itself for the next holder.
+    #[inline]
     pub(crate) fn clear_thread(&self) {
         self.thread.store(0, Relaxed);
     }
