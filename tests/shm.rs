@@ -214,7 +214,7 @@ fn na_17_ten_thousand_rounds_leave_nothing() {
             same.write(0, b"x").expect("room");
             let array = RawArray::from_slice(&[number; 4]).expect("an array");
             assert_eq!((array.get(3).expect("a number"), block.load(0).expect("a byte")), (number, b'x'));
-            if number % 10 == 0 {
+            if number.is_multiple_of(10) {
                 SharedSlice::from_slice(&[number]).expect("a slice");
             }
         };

@@ -11,6 +11,7 @@ mod plain;
 mod raw_array;
 mod raw_value;
 mod slice;
+mod strings;
 mod vec;
 mod words;
 

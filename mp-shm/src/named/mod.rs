@@ -223,7 +223,7 @@ impl SharedMemory {
     /// # Errors
     /// [`Error::Io`] if it could remove none though there are some.
     pub fn sweep() -> Result<usize> {
-        owner::sweep(owner::PATIENCE)
+        owner::sweep(None, owner::PATIENCE)
             .map_err(|errno| Error::io("removing the shared memory of dead processes", errno))
     }
 
