@@ -336,7 +336,7 @@ mod tests {
             let array = RawArray::zeroed(values.len()).unwrap();
             for (start, length) in [(0, 5000), (1, 511), (3, 512), (7, 513), (4999, 1), (13, 4096)] {
                 let range = start..start + length;
-                array.copy_from_slice(0, &vec![T::zeroed(); 5000]).unwrap();
+                array.copy_from_slice(0, &[T::zeroed(); 5000]).unwrap();
                 array.copy_from_slice(start, &values[range.clone()]).unwrap();
                 let mut read = values.clone();
                 array.copy_to_slice(start, &mut read[range.clone()]).unwrap();

@@ -330,8 +330,9 @@ impl Drop for Inner {
 }
 
 impl fmt::Debug for SharedMemory {
+    /// As Python prints it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SharedMemory({:?}, size={})", self.name(), self.len())
+        write!(f, "SharedMemory('{}', size={})", self.name().escape_debug(), self.len())
     }
 }
 
