@@ -214,7 +214,7 @@ fn na_17_ten_thousand_rounds_leave_nothing() {
             same.write(0, b"x").expect("room");
             let array = RawArray::from_slice(&[number; 4]).expect("an array");
             assert_eq!((array.get(3).expect("a number"), block.load(0).expect("a byte")), (number, b'x'));
-            if number % 10 == 0 {
+            if number.is_multiple_of(10) {
                 SharedSlice::from_slice(&[number]).expect("a slice");
             }
         };
@@ -313,7 +313,12 @@ fn a_vector_is_not_a_forked_childs() {
             }
             other => panic!("{other:?}"),
         }
+        // A child that lives on has no part in it that would keep it from being frozen.
+        let (here, there) = pipe().expect("a pipe");
+        let child = Context::fork().fork_with(|| there.recv::<()>().expect("leave to go")).expect("a child");
         let frozen = vec.freeze().expect("a slice");
+        here.send(&()).expect("sent");
+        child.join().expect("an orderly end");
         let sum = Context::fork().fork_with(|| frozen.iter().sum::<i32>()).expect("a child").join();
         assert_eq!(sum.expect("a sum"), 6);
     });

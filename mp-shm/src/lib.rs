@@ -14,6 +14,7 @@ mod plain;
 mod raw_array;
 mod raw_value;
 mod slice;
+mod strings;
 mod synchronized;
 mod typed;
 mod value;

@@ -12,9 +12,10 @@ use std::sync::atomic::*;
 use Ordering::{Relaxed, SeqCst};
 use bytemuck::Pod;
 
+use crate::strings;
 use crate::words::WORD;
 
-/// An atomic integer, as the accesses below see it.
+/// An atomic integer, as the accesses below see it; of the same size and alignment as its value.
 trait Cell {
     type Value: Pod;
     fn load(&self) -> Self::Value;
@@ -25,9 +26,11 @@ macro_rules! cells {
     ($($atomic:ty: $value:ty),*) => {$(
         impl Cell for $atomic {
             type Value = $value;
+            #[inline]
             fn load(&self) -> $value {
                 <$atomic>::load(self, Relaxed)
             }
+            #[inline]
             fn store(&self, value: $value) {
                 <$atomic>::store(self, value, Relaxed)
             }
@@ -42,21 +45,43 @@ pub const fn cell_size<T>() -> usize {
     if align_of::<T>() < WORD { align_of::<T>() } else { WORD }
 }
 
+/// Copies out of cells; as many as both have.
+fn load_cells<C: Cell>(from: &[C], to: &mut [C::Value]) {
+    let count = from.len().min(to.len());
+    // SAFETY: so many are there on both sides; what is borrowed alone is nobody else's, and the cells are atomic.
+    if unsafe { strings::copy(from.as_ptr().cast::<C::Value>(), to.as_mut_ptr(), count) } {
+        return;
+    }
+    from.iter().zip(to).for_each(|(cell, value)| *value = cell.load());
+}
+
+/// Copies into cells; as many as both have.
+fn store_cells<C: Cell>(to: &[C], from: &[C::Value]) {
+    let count = to.len().min(from.len());
+    // SAFETY: so many are there on both sides; what is borrowed does not change, and the cells are atomic, so that they
+    // may be written through a shared reference.
+    if unsafe { strings::copy(from.as_ptr(), to.as_ptr().cast::<C::Value>().cast_mut(), count) } {
+        return;
+    }
+    to.iter().zip(from).for_each(|(cell, value)| cell.store(*value));
+}
+
 /// Reads `to.len()` elements.
 ///
 /// # Safety
 /// As many elements as `to` has are mapped at `from`, which is aligned for `T`, and all accesses that come at the same
 /// time are atomic, in cells of the same size.
+#[inline]
 pub unsafe fn load<T: Pod>(from: NonNull<T>, to: &mut [T]) {
     /// Copies out of the cells at `from`, as many as there are in `to`.
     ///
     /// # Safety
     /// As for `load`, `C` being the cell of the elements.
+    #[inline]
     unsafe fn copy<C: Cell>(from: NonNull<u8>, to: &mut [u8]) {
         let to = bytemuck::cast_slice_mut::<u8, C::Value>(to);
         // SAFETY: the caller says that so many cells are there; an atomic integer may change at any time.
-        let cells = unsafe { slice::from_raw_parts(from.cast::<C>().as_ptr(), to.len()) };
-        cells.iter().zip(to).for_each(|(cell, value)| *value = cell.load());
+        load_cells(unsafe { slice::from_raw_parts(from.cast::<C>().as_ptr(), to.len()) }, to);
     }
     let to = bytemuck::cast_slice_mut::<T, u8>(to);
     // SAFETY: the caller's promise, for the cell of `T`.
@@ -74,16 +99,17 @@ pub unsafe fn load<T: Pod>(from: NonNull<T>, to: &mut [T]) {
 ///
 /// # Safety
 /// As for [`load`].
+#[inline]
 pub unsafe fn store<T: Pod>(to: NonNull<T>, from: &[T]) {
     /// Copies into the cells at `to`, as many as there are in `from`.
     ///
     /// # Safety
     /// As for `load`, `C` being the cell of the elements.
+    #[inline]
     unsafe fn copy<C: Cell>(to: NonNull<u8>, from: &[u8]) {
         let from = bytemuck::cast_slice::<u8, C::Value>(from);
         // SAFETY: the caller says that so many cells are there; an atomic integer may change at any time.
-        let cells = unsafe { slice::from_raw_parts(to.cast::<C>().as_ptr(), from.len()) };
-        cells.iter().zip(from).for_each(|(cell, value)| cell.store(*value));
+        store_cells(unsafe { slice::from_raw_parts(to.cast::<C>().as_ptr(), from.len()) }, from);
     }
     let from = bytemuck::cast_slice::<T, u8>(from);
     // SAFETY: the caller's promise, for the cell of `T`.
@@ -97,15 +123,21 @@ pub unsafe fn store<T: Pod>(to: NonNull<T>, from: &[T]) {
     }
 }
 
-/// Reads words into bytes, wherever those lie; as many as both have.
+/// Reads words into bytes, wherever those lie; as many whole ones as both have.
 pub fn load_words(from: &[AtomicU64], to: &mut [u8]) {
+    if let Ok(to) = bytemuck::try_cast_slice_mut(to) {
+        return load_cells(from, to);
+    }
     for (word, bytes) in from.iter().zip(to.as_chunks_mut::<WORD>().0) {
         *bytes = word.load(Relaxed).to_ne_bytes();
     }
 }
 
-/// Writes bytes, wherever they lie, into words; as many as both have.
+/// Writes bytes, wherever they lie, into words; as many whole ones as both have.
 pub fn store_words(to: &[AtomicU64], from: &[u8]) {
+    if let Ok(from) = bytemuck::try_cast_slice(from) {
+        return store_cells(to, from);
+    }
     for (word, bytes) in to.iter().zip(from.as_chunks::<WORD>().0) {
         word.store(u64::from_ne_bytes(*bytes), Relaxed);
     }
@@ -160,21 +192,27 @@ macro_rules! integers {
         impl Atomic for $value {
             type Cell = $atomic;
 
+            #[inline]
             fn load(cell: &$atomic) -> $value {
                 cell.load(SeqCst)
             }
+            #[inline]
             fn store(cell: &$atomic, value: $value) {
                 cell.store(value, SeqCst)
             }
+            #[inline]
             fn swap(cell: &$atomic, value: $value) -> $value {
                 cell.swap(value, SeqCst)
             }
+            #[inline]
             fn compare_exchange(cell: &$atomic, current: $value, new: $value) -> Result<$value, $value> {
                 cell.compare_exchange(current, new, SeqCst, SeqCst)
             }
+            #[inline]
             fn fetch_add(cell: &$atomic, value: $value) -> $value {
                 cell.fetch_add(value, SeqCst)
             }
+            #[inline]
             fn fetch_sub(cell: &$atomic, value: $value) -> $value {
                 cell.fetch_sub(value, SeqCst)
             }
@@ -196,23 +234,29 @@ macro_rules! floats {
         impl Atomic for $value {
             type Cell = $atomic;
 
+            #[inline]
             fn load(cell: &$atomic) -> $value {
                 <$value>::from_bits(cell.load(SeqCst))
             }
+            #[inline]
             fn store(cell: &$atomic, value: $value) {
                 cell.store(value.to_bits(), SeqCst)
             }
+            #[inline]
             fn swap(cell: &$atomic, value: $value) -> $value {
                 <$value>::from_bits(cell.swap(value.to_bits(), SeqCst))
             }
             /// Compares bits: a NaN equals itself, and 0.0 is not -0.0.
+            #[inline]
             fn compare_exchange(cell: &$atomic, current: $value, new: $value) -> Result<$value, $value> {
                 let result = cell.compare_exchange(current.to_bits(), new.to_bits(), SeqCst, SeqCst);
                 result.map(<$value>::from_bits).map_err(<$value>::from_bits)
             }
+            #[inline]
             fn fetch_add(cell: &$atomic, value: $value) -> $value {
                 Self::fetch_update(cell, |old| Some(old + value)).unwrap_or_else(|old| old)
             }
+            #[inline]
             fn fetch_sub(cell: &$atomic, value: $value) -> $value {
                 Self::fetch_update(cell, |old| Some(old - value)).unwrap_or_else(|old| old)
             }

@@ -330,6 +330,32 @@ mod tests {
     }
 
     #[test]
+    fn long_copies_from_anywhere_to_anywhere() {
+        fn check<T: Pod + PartialEq + fmt::Debug>(make: impl Fn(usize) -> T) {
+            let values: Vec<T> = (0..5000).map(make).collect();
+            let array = RawArray::zeroed(values.len()).unwrap();
+            for (start, length) in [(0, 5000), (1, 511), (3, 512), (7, 513), (4999, 1), (13, 4096)] {
+                let range = start..start + length;
+                array.copy_from_slice(0, &[T::zeroed(); 5000]).unwrap();
+                array.copy_from_slice(start, &values[range.clone()]).unwrap();
+                let mut read = values.clone();
+                array.copy_to_slice(start, &mut read[range.clone()]).unwrap();
+                assert_eq!(read, values);
+                let outside = |index: &usize| !range.contains(index);
+                assert!((0..5000).filter(outside).all(|index| array.get(index).unwrap() == T::zeroed()));
+                assert!(range.clone().all(|index| array.get(index).unwrap() == values[index]));
+            }
+        }
+        check(|number| number as u8 | 1);
+        check(|number| number as u16 + 1);
+        check(|number| number as f32 + 0.5);
+        check(|number| !(number as u64));
+        check(|number| (number as u128) << 60 | 1);
+        check(|number| [number as u8 | 1; 3]);
+        check(|number| Point { x: -1, y: number as f32, id: [number as u8; 4] });
+    }
+
+    #[test]
     fn errors_name_index_and_length() {
         let array = RawArray::<u32>::zeroed(10).unwrap();
         let error = array.get(10).unwrap_err().to_string();

@@ -174,6 +174,24 @@ mod tests {
     }
 
     #[test]
+    fn long_copies_from_anywhere_to_anywhere() {
+        let mut memory = [0; 700];
+        let words = over(&mut memory, 5600);
+        let bytes: Vec<u8> = (0..5600_u32).map(|number| number as u8 | 1).collect();
+        for offset in 0..9 {
+            for start in 0..9 {
+                let length = 5600 - 16 - offset;
+                assert!(words.write(0, &[0; 5600]) && words.write(offset, &bytes[start..start + length]));
+                let mut read = vec![0; 5600];
+                assert!(words.read(offset, &mut read[start..start + length]));
+                assert_eq!(read[start..start + length], bytes[start..start + length]);
+                assert!(words.read(0, &mut read));
+                assert_eq!(read.iter().filter(|byte| **byte != 0).count(), length);
+            }
+        }
+    }
+
+    #[test]
     fn what_overflows_is_outside() {
         let mut memory = [0; 2];
         let words = over(&mut memory, 16);

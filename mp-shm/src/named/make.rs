@@ -23,7 +23,7 @@ pub fn make_way(name: &str) -> Result<()> {
     let is_there = || owner::file_of(&path).is_ok_and(|file| file.is_some());
     if is_there() {
         // What is still there then is not to be removed, or cannot be.
-        let _ = owner::sweep(owner::PATIENCE);
+        let _ = owner::sweep(Some(name), owner::PATIENCE);
         if is_there() {
             return Err(Error::AlreadyExists { name: name.into() });
         }
@@ -82,7 +82,7 @@ pub fn open(name: &str) -> Result<Option<SharedMemory>> {
     // A second name may be the tag of somebody who is dead.
     if status.st_nlink > 1 {
         // One that cannot be removed is no reason not to open this one.
-        let _ = owner::sweep(owner::PATIENCE);
+        let _ = owner::sweep(Some(name), owner::PATIENCE);
         if !is_it()? {
             return Ok(None);
         }
@@ -138,7 +138,7 @@ pub fn sweep_now_and_then() {
     let later = now + Duration::from_secs(1).as_nanos() as u64;
     if now >= next && NEXT.compare_exchange(next, later, Relaxed, Relaxed).is_ok() {
         // Whoever creates a block is not to fail because of what others left.
-        let _ = owner::sweep(Duration::ZERO);
+        let _ = owner::sweep(None, Duration::ZERO);
     }
 }
 

@@ -223,7 +223,7 @@ impl SharedMemory {
     /// # Errors
     /// [`Error::Io`] if it could remove none though there are some.
     pub fn sweep() -> Result<usize> {
-        owner::sweep(owner::PATIENCE)
+        owner::sweep(None, owner::PATIENCE)
             .map_err(|errno| Error::io("removing the shared memory of dead processes", errno))
     }
 
@@ -330,8 +330,9 @@ impl Drop for Inner {
 }
 
 impl fmt::Debug for SharedMemory {
+    /// As Python prints it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SharedMemory({:?}, size={})", self.name(), self.len())
+        write!(f, "SharedMemory('{}', size={})", self.name().escape_debug(), self.len())
     }
 }
 

@@ -130,17 +130,17 @@ pub fn remove_name(name: &str, id: FileId) -> Result<bool, Errno> {
     unlink_if(&path, id)
 }
 
-/// Removes the blocks whose owners are dead, and the beginnings of such; returns how many.
+/// Removes the blocks whose owners are dead, and the beginnings of such; returns how many. Of all names, or of one.
 ///
 /// Goes on where one cannot be removed, and returns the first reason if there was nothing else. If others are at it as
 /// well, waits for them as long as `patience`, all in all.
-pub fn sweep(patience: Duration) -> Result<usize, Errno> {
+pub fn sweep(name: Option<&str>, patience: Duration) -> Result<usize, Errno> {
     let deadline = Instant::now() + patience;
     let mut is_dead = HashMap::new();
     let mut removed = 0;
     let mut failed = None;
     let namespace = namespace();
-    for file in files()? {
+    for file in files(name.unwrap_or_default())? {
         let Some(tag) = Tag::parse(&file).filter(|tag| tag.namespace == namespace) else { continue };
         if !*is_dead.entry(tag.owner).or_insert_with(|| !tag.owner.is_alive()) {
             continue;
@@ -213,14 +213,16 @@ fn lock(file: impl AsFd, deadline: Instant) -> Result<(), Errno> {
     }
 }
 
-/// Names of what may be tags.
-fn files() -> Result<Vec<String>, Errno> {
+/// Names of what may be tags of a block whose name ends like this.
+fn files(end: &str) -> Result<Vec<String>, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = openat(CWD, FOLDER, flags, Mode::empty())?;
     let mut files = Vec::new();
     for entry in rustix::fs::Dir::new(folder)? {
-        if let Some(file) = entry?.file_name().to_str().ok().filter(|file| file.starts_with(PREFIX)) {
-            files.push(file.to_owned());
+        let entry = entry?;
+        let file = entry.file_name().to_bytes();
+        if file.starts_with(PREFIX.as_bytes()) && file.ends_with(end.as_bytes()) {
+            files.extend(std::str::from_utf8(file).map(str::to_owned));
         }
     }
     Ok(files)

@@ -15,7 +15,7 @@ fn names_of(part: &str) -> Vec<String> {
 fn shm_01_02_create_inspect_and_open() {
     let block = SharedMemory::create("mp_test_basic", 512).unwrap();
     assert_eq!((block.name(), block.len(), block.is_owner()), ("mp_test_basic", 512, true));
-    assert_eq!(format!("{block:?}"), "SharedMemory(\"mp_test_basic\", size=512)");
+    assert_eq!(format!("{block:?}"), "SharedMemory('mp_test_basic', size=512)");
     assert_eq!(block.to_vec(), [0; 512]);
     block.store(0, 42).unwrap();
     let same = SharedMemory::open("/mp_test_basic").unwrap();
