@@ -9,7 +9,7 @@ use mp_core::futex::Ordering::*;
 use super::{Place, Relock, TOLD, Table};
 use crate::holder::Holder;
 use crate::loom::{explore, process};
-use crate::patience::{self, Patience};
+use crate::patience;
 use crate::raw_lock::{Hold, RawLock};
 
 /// A condition for something to take, and how often waits were told.
@@ -66,16 +66,17 @@ impl Shop {
         })
     }
 
-    /// Waits for a place that one has already.
-    fn wait_at(&self, place: &mut Place) {
-        let mut patience = Patience::new(None);
-        loop {
-            self.table.sleep(place, &mut patience);
-            match self.with_lock(|| self.table.settle(place, false)) {
-                Some(told) => return assert!(told),
-                None => continue,
-            }
-        }
+    /// What one does at the end of a slice; whether it was told.
+    fn look(&self, place: &mut Place) -> bool {
+        (self.table.watch(place).is_none() || self.table.should_look(place))
+            && self.with_lock(|| self.table.settle(place, false)) == Some(true)
+    }
+
+    /// Looks while the others run, and once more when nothing can happen any more: then it must have been told.
+    fn wait_among(&self, place: &mut Place, others: [loom::thread::JoinHandle<()>; 2]) {
+        let told = self.look(place);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert!(told || self.look(place), "it is lost what one was told");
     }
 
     fn assert_clean(&self) {
@@ -92,7 +93,7 @@ fn run(shop: &Arc<Shop>, pid: u32, life: impl FnOnce(&Shop) + 'static) -> loom::
 
 #[test]
 fn each_notification_lets_exactly_one_go() {
-    explore(2, || {
+    explore(3, || {
         let shop = Arc::new(Shop::default());
         let waiters = [2, 3].map(|pid| run(&shop, pid, Shop::take));
         let told = shop.notify(1, 1) + shop.notify(1, 1);
@@ -104,7 +105,7 @@ fn each_notification_lets_exactly_one_go() {
 
 #[test]
 fn all_go_and_nobody_sleeps_for_ever() {
-    explore(2, || {
+    explore(3, || {
         let shop = Arc::new(Shop::default());
         let waiters = [2, 3].map(|pid| run(&shop, pid, Shop::take));
         let told = shop.notify(2, usize::MAX);
@@ -116,7 +117,7 @@ fn all_go_and_nobody_sleeps_for_ever() {
 
 #[test]
 fn one_whose_time_is_over_was_told_or_is_gone() {
-    explore(2, || {
+    explore(3, || {
         let shop = Arc::new(Shop::default());
         let hasty = run(&shop, 2, |shop| {
             shop.with_lock(|| shop.wait(Some(Deadline::now())));
@@ -133,35 +134,46 @@ fn one_whose_time_is_over_was_told_or_is_gone() {
 
 #[test]
 fn what_one_is_told_who_dies_another_one_is_told() {
-    // Asleep, and with the lock in its hands.
-    for last_act in [|_: &Shop| {}, |shop: &Shop| drop(shop.lock.acquire(Hold::Open, None))] {
-        explore(2, move || {
-            patience::model::expect_deaths();
-            let shop = Arc::new(Shop::default());
-            let victim = run(&shop, 2, move |shop| {
-                shop.with_lock(|| shop.table.register());
-                last_act(shop);
-                Holder::die();
-            });
-            let mut place = shop.with_lock(|| shop.table.register());
-            let notifier = run(&shop, 3, |shop| assert!(shop.notify(0, 1) == 1));
-            shop.wait_at(&mut place);
-            notifier.join().unwrap();
-            victim.join().unwrap();
-            // What the victim left is found by those who need its place.
-            shop.with_lock(|| {
-                shop.table.sweep();
-                assert_eq!(shop.table.waiters(), 0);
-            });
-            shop.assert_clean();
+    explore(3, || {
+        let shop = Arc::new(Shop::default());
+        let victim = run(&shop, 2, |shop| {
+            shop.with_lock(|| shop.table.register());
+            Holder::die();
         });
-    }
+        let mut place = shop.with_lock(|| shop.table.register());
+        let notifier = run(&shop, 3, |shop| assert_eq!(shop.notify(0, 1), 1));
+        shop.wait_among(&mut place, [victim, notifier]);
+        // What the victim left is found by those who need its place.
+        shop.with_lock(|| {
+            shop.table.sweep();
+            assert_eq!(shop.table.waiters(), 0);
+        });
+        shop.assert_clean();
+    });
+}
+
+#[test]
+fn what_one_is_told_who_dies_with_the_lock_another_one_is_told() {
+    explore(3, || {
+        patience::model::expect_deaths();
+        let shop = Arc::new(Shop::default());
+        run(&shop, 2, |shop| drop(shop.with_lock(|| shop.table.register()))).join().unwrap();
+        let mut place = shop.with_lock(|| shop.table.register());
+        // The other thread of the victim does what it had to do next.
+        let victim = run(&shop, 2, |shop| {
+            shop.lock.acquire(Hold::Open, None).unwrap();
+            Holder::die();
+        });
+        assert_eq!(shop.notify(0, 1), 1);
+        victim.join().unwrap();
+        assert!(shop.look(&mut place), "it is lost what one was told");
+        shop.assert_clean();
+    });
 }
 
 #[test]
 fn only_who_waited_already_takes_over_what_a_dead_one_was_told() {
-    explore(2, || {
-        patience::model::expect_deaths();
+    explore(3, || {
         let shop = Arc::new(Shop::default());
         run(&shop, 2, |shop| {
             shop.with_lock(|| shop.table.register());
@@ -183,8 +195,7 @@ fn only_who_waited_already_takes_over_what_a_dead_one_was_told() {
 
 #[test]
 fn of_two_who_wait_one_takes_over() {
-    explore(2, || {
-        patience::model::expect_deaths();
+    explore(3, || {
         let shop = Arc::new(Shop::default());
         run(&shop, 2, |shop| {
             shop.with_lock(|| shop.table.register());
@@ -216,7 +227,7 @@ fn of_two_who_wait_one_takes_over() {
 
 #[test]
 fn a_notifier_that_dies_before_it_wakes_has_told() {
-    explore(2, || {
+    explore(3, || {
         patience::model::expect_deaths();
         let shop = Arc::new(Shop::default());
         let mut place = shop.with_lock(|| shop.table.register());
@@ -226,15 +237,15 @@ fn a_notifier_that_dies_before_it_wakes_has_told() {
             shop.table.slots[0].state.fetch_or(TOLD, Release);
             Holder::die();
         });
-        shop.wait_at(&mut place);
-        victim.join().unwrap();
+        let other = run(&shop, 3, |shop| shop.with_lock(|| {}));
+        shop.wait_among(&mut place, [victim, other]);
         shop.assert_clean();
     });
 }
 
 #[test]
 fn those_without_a_slot_are_called_when_nobody_else_is() {
-    explore(2, || {
+    explore(3, || {
         let shop = Arc::new(Shop::default());
         let places = shop.with_lock(|| [shop.table.register(), shop.table.register()]);
         assert!(places.iter().all(|place| place.slot.is_some()));
@@ -251,7 +262,7 @@ fn those_without_a_slot_are_called_when_nobody_else_is() {
 
 #[test]
 fn those_without_a_slot_move_into_one() {
-    explore(2, || {
+    explore(3, || {
         patience::model::expect_deaths();
         let shop = Arc::new(Shop::default());
         let places = shop.with_lock(|| [shop.table.register(), shop.table.register()]);
