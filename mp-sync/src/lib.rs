@@ -7,7 +7,9 @@
 //! Being killed is an ordinary event: see each type for what the others notice of it.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod condition;
 mod error;
+mod event;
 mod holder;
 mod lock;
 mod patience;
@@ -19,7 +21,9 @@ mod thread;
 #[cfg(all(test, loom))]
 mod loom;
 
+pub use condition::{Condition, ConditionGuard};
 pub use error::{BrokenReason, Error, Result};
+pub use event::Event;
 pub use holder::DeadOwner;
 pub use lock::{Lock, LockGuard};
 pub use raw_lock::{Acquired, Hold, RawLock, Refused};
