@@ -7,6 +7,7 @@
 //! Being killed is an ordinary event: see each type for what the others notice of it.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod barrier;
 mod error;
 mod holder;
 mod lock;
@@ -18,6 +19,7 @@ mod thread;
 #[cfg(all(test, loom))]
 mod loom;
 
+pub use barrier::{ActionResult, Barrier};
 pub use error::{BrokenReason, Error, Result};
 pub use holder::DeadOwner;
 pub use lock::{Lock, LockGuard};
