@@ -280,9 +280,9 @@ fn one_who_dies_in_the_action_breaks_the_round() {
 
 #[test]
 fn whoever_comes_goes_on_with_the_reset_of_a_dead_one() {
-    explore(3, || {
+    explore(2, || {
         expect_deaths();
-        let memory = Memory::new(2, 4);
+        let memory = Memory::new(2, 2);
         let victim = start(2, &memory, |memory| {
             let table = memory.table();
             let round = table.round();

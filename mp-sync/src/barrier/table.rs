@@ -149,12 +149,20 @@ impl<'a> Table<'a> {
                 continue;
             }
             let Some(place) = kept.take().or_else(|| self.place(seen, count)) else {
-                return Arrival::Full(turn);
+                if self.load() == seen {
+                    return Arrival::Full(turn);
+                }
+                continue;
             };
             let party =
                 Party { place, round: seen.with(0), index: count, if_dropped: BrokenReason::TimedOut };
-            party.place.slot().ticket.store(party.round.0, Release);
+            // An exchange, as a slow marker of an earlier round may be at it.
+            party.place.slot().ticket.swap(party.round.0, AcqRel);
             if self.exchange(seen, seen.with(count + 1)) {
+                if count + 2 == self.parties {
+                    // The next one is the last, and so may not need a slot.
+                    self.tell_the_short();
+                }
                 return if is_last { Arrival::Acting(party) } else { Arrival::Waiting(party) };
             }
             kept = Some(party.not_counted());
@@ -175,7 +183,7 @@ impl<'a> Table<'a> {
         let search = || (0..self.slots.len()).find_map(|step| take((first + step) % self.slots.len()));
         search().or_else(|| {
             self.head.short.store(1, Relaxed);
-            // Whoever frees one from now on sees that, or it is found.
+            // Whoever frees one from now on sees that, or it is found; so does the last but one to arrive.
             fence(SeqCst);
             search()
         })
@@ -273,7 +281,7 @@ impl<'a> Table<'a> {
             let pid = Holder::in_word(holder).process().map_or(0, |process| process.pid());
             self.break_round(ticket, BrokenReason::PartyDied { pid });
             if slot.holder.compare_exchange(holder, 0, Release, Relaxed).is_ok() {
-                self.tell_of_free_slot();
+                self.tell_the_short();
             }
         }
     }
@@ -322,7 +330,8 @@ impl<'a> Table<'a> {
         wake_all(&self.head.turn);
     }
 
-    fn tell_of_free_slot(self) {
+    /// Wakes those who wait for a slot, if there are any.
+    fn tell_the_short(self) {
         fence(SeqCst);
         if self.head.short.load(Relaxed) != 0 {
             self.head.short.store(0, Relaxed);
@@ -374,7 +383,7 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.slot().holder.store(0, Release);
-        self.table.tell_of_free_slot();
+        self.table.tell_the_short();
     }
 }
 
