@@ -7,6 +7,7 @@
 //! Being killed is an ordinary event: see each type for what the others notice of it.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod barrier;
 mod condition;
 mod error;
 mod event;
@@ -21,6 +22,7 @@ mod thread;
 #[cfg(all(test, loom))]
 mod loom;
 
+pub use barrier::{ActionResult, Barrier};
 pub use condition::{Condition, ConditionGuard};
 pub use error::{BrokenReason, Error, Result};
 pub use event::Event;
