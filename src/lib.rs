@@ -5,6 +5,7 @@
 //! - [`process()`], [`Process`], [`Context`]: functions in processes of their own, and what becomes of them
 //! - [`Pool`]: worker processes that stay
 //! - [`pipe`], [`Connection`], [`wait_ready`]: messages between two processes
+//! - [`Value`], [`Array`]: memory that processes share, with a lock
 //! - [`FsQueue`]: a directory that is a queue, for processes that know nothing of each other
 //! - [`Handle`]: files and sockets inside messages; [`Bulk`]: arrays of plain data as one copy
 //! - [`core`]: what all of this is made of
@@ -40,9 +41,22 @@ pub use mp_core::handle::Handle;
 pub use mp_core::wait::wait_ready;
 #[doc(inline)]
 pub use mp_core::{Error, Result};
+/// Locks and their kin, with their errors.
+pub use mp_sync as sync;
+
+/// Shared values and named blocks, with their errors.
+pub use mp_shm as shm;
+
 #[doc(inline)]
 pub use mp_fsqueue::{Durability, FsQueue};
 #[doc(inline)]
 pub use mp_pool::{
     Call, Pool, PoolBuilder, PoolError, PoolStats, Results, TaskError, TaskFailure, With, WorkerLost,
 };
+#[doc(inline)]
+pub use mp_shm::{
+    Array, RawArray, RawValue, ShareableList, SharedMemory, SharedVec, Synchronized, Value, ValueGuard,
+    synchronized,
+};
+#[doc(inline)]
+pub use mp_sync::{DeadOwner, Lock, LockGuard, RLock, RLockGuard};

@@ -2,7 +2,7 @@
 
 use crate::options::Options;
 use crate::record::{Record, Sink};
-use crate::{fsqueue, pool, process};
+use crate::{fsqueue, pool, process, shm, sync};
 use anyhow::Result;
 
 /// A part of the library and what it is measured against.
@@ -59,6 +59,8 @@ pub enum Goal {
     Value(f64),
     /// At least this rate.
     Rate(f64),
+    /// At most so many times the limit, and so many times Python.
+    LimitAndPython(f64, f64),
 }
 
 impl Row {
@@ -68,6 +70,10 @@ impl Row {
 
     const fn started(measure: &'static str, method: &'static str, limit: &'static str, goal: Goal) -> Row {
         Row { measure, variant: Some(method), limit: Some(limit), python: Some(method), goal }
+    }
+
+    const fn limit(self, via: &'static str) -> Row {
+        Row { limit: Some(via), ..self }
     }
 
     const fn goal(self, goal: Goal) -> Row {
@@ -98,6 +104,37 @@ pub const AREAS: &[Area] = &[
             Row::started("process.start_join.p99", "spawn", process::SPAWN, Goal::None),
             Row::started("process.start_join.p99", "forkserver", process::FORK, Goal::None),
             Row::started("process.start_join.p99", "fork", process::FORK, Goal::None),
+        ],
+    },
+    Area {
+        name: "sync",
+        here: sync::measure,
+        limits: "sync",
+        python: &[Python::multiprocessing(&["--start-method", "fork", "--only", "sync"])],
+        rows: &[
+            Row::new("sync.lock.uncontended").limit(MUTEX).goal(Goal::Limit(1.25)),
+            Row::new("sync.rlock.uncontended"),
+            Row::new("sync.lock.contended2").limit(MUTEX).goal(CONTENDED),
+            Row::new("sync.lock.longest_wait2"),
+            Row::new("sync.lock.contended4").limit(MUTEX).goal(CONTENDED),
+            Row::new("sync.lock.longest_wait4"),
+        ],
+    },
+    Area {
+        name: "shm",
+        here: shm::measure,
+        limits: "shared",
+        python: &[Python::multiprocessing(&["--start-method", "fork", "--only", "shared"])],
+        rows: &[
+            Row::new("shared.value_increment.p1").limit(MUTEX).goal(Goal::Limit(1.25)),
+            Row::new("shared.value_increment.p2").limit(MUTEX).goal(Goal::Limit(1.25)),
+            Row::new("shared.value_increment.p4").limit(MUTEX).goal(Goal::Limit(1.25)),
+            Row::new("shared.array.read").limit(shm::SLICE).goal(Goal::Limit(1.1)),
+            Row::new("shared.array.write").limit(shm::SLICE).goal(Goal::Limit(1.1)),
+            Row::new("shared.array_locked.read"),
+            Row::new("shared.array_locked.write"),
+            Row::new("shared.create_lock").goal(Goal::Value(0.3)),
+            Row::new("shared.create_value").goal(Goal::Value(0.3)),
         ],
     },
     Area {
@@ -146,6 +183,12 @@ pub const AREAS: &[Area] = &[
         ],
     },
 ];
+
+/// The limit of locks: a word of shared memory that does not know its holder.
+const MUTEX: &str = "futex mutex, 100 spins";
+
+/// What locks that several processes want should reach: rates of 0.8 times the limit, and 3 times Python.
+const CONTENDED: Goal = Goal::LimitAndPython(1.0 / 0.8, 1.0 / 3.0);
 
 /// What Python measures of pools beside what we do.
 const POOL_MEASURES: &str = "pool_map,pool_apply,pool_create";

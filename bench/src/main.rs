@@ -9,6 +9,7 @@
 //! Only ratios within one run mean anything.
 
 mod area;
+mod crew;
 mod fsqueue;
 mod lines;
 mod options;
@@ -18,6 +19,8 @@ mod process;
 mod programs;
 mod raw;
 mod record;
+mod shm;
+mod sync;
 mod table;
 mod turns;
 

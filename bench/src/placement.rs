@@ -34,6 +34,11 @@ pub fn split_off_descendants(pin: Pin) -> Result<()> {
     Ok(())
 }
 
+/// Puts the calling thread on one CPU.
+pub fn pin_to(cpu: usize) -> Result<()> {
+    sched_setaffinity(None, &only(cpu)).with_context(|| format!("cannot pin this process to CPU {cpu}"))
+}
+
 fn only(cpu: usize) -> CpuSet {
     let mut set = CpuSet::new();
     set.set(cpu);

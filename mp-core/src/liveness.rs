@@ -23,6 +23,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
+/// The kernel's limit for pids on 64-bit machines.
+const PID_BITS: u32 = 22;
+
 /// One process, from its birth to its end and beyond.
 ///
 /// Plain data: it fits into shared memory and messages. All zero is no process, and not alive.
@@ -43,28 +46,43 @@ pub struct ProcessId {
     pid: u64,
 }
 
-/// The kernel's limit for pids on 64-bit machines.
-const PID_BITS: u32 = 22;
-
 impl ProcessId {
     /// This process. Costs a memory access once it is known; right in every child of a fork, too.
     #[inline]
     pub fn current() -> ProcessId {
-        let Some(cache) = cache() else { return ProcessId::read_current() };
-        let pid = cache.pid.load(Acquire);
-        if pid != 0 {
-            return ProcessId { pid: pid.into(), start_time: cache.start_time.load(Relaxed) };
+        // SAFETY: as in `cache`.
+        match unsafe { CACHE.load(Acquire).as_ref() }.map(|cache| cache.packed.load(Relaxed)) {
+            None | Some(0) => ProcessId::find_current(),
+            Some(packed) => ProcessId::unpack(packed),
         }
-        ProcessId::fill(cache)
     }
 
     #[cold]
-    fn fill(cache: &Cache) -> ProcessId {
+    fn find_current() -> ProcessId {
+        let Some(cache) = cache() else { return ProcessId::read_current() };
         let current = ProcessId::read_current();
         // Threads that come here at the same time write the same.
-        cache.start_time.store(current.start_time, Relaxed);
-        cache.pid.store(current.pid(), Release);
+        if ProcessId::unpack(current.to_word()) == current {
+            cache.packed.store(current.to_word(), Relaxed);
+        }
         current
+    }
+
+    /// This process as one word for shared memory; 0 is none. Start times of up to 1394 years after boot fit.
+    #[inline]
+    pub const fn to_word(self) -> u64 {
+        self.pid | self.start_time << PID_BITS
+    }
+
+    /// The process that [`to_word`](Self::to_word) made a word of; none for 0.
+    pub const fn from_word(word: u64) -> Option<ProcessId> {
+        let process = ProcessId::unpack(word);
+        if process.pid == 0 { None } else { Some(process) }
+    }
+
+    #[inline]
+    const fn unpack(packed: u64) -> ProcessId {
+        ProcessId { pid: packed & ((1 << PID_BITS) - 1), start_time: packed >> PID_BITS }
     }
 
     fn read_current() -> ProcessId {
@@ -86,17 +104,6 @@ impl ProcessId {
     /// A process of which pid and start time came by another way, such as a word in shared memory.
     pub const fn from_parts(pid: u32, start_time: u64) -> ProcessId {
         ProcessId { pid: pid as u64, start_time }
-    }
-
-    /// This process as one word for shared memory; 0 is none. Start times of up to 1394 years after boot fit.
-    pub const fn to_word(self) -> u64 {
-        self.pid | self.start_time << PID_BITS
-    }
-
-    /// The process that [`to_word`](Self::to_word) made a word of; none for 0.
-    pub const fn from_word(word: u64) -> Option<ProcessId> {
-        let pid = word & ((1 << PID_BITS) - 1);
-        if pid == 0 { None } else { Some(ProcessId { pid, start_time: word >> PID_BITS }) }
     }
 
     /// The pid. It may belong to another process by now.
@@ -210,26 +217,21 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> Option<T> {
 /// This process, once it is known. It lies in a page that the kernel clears in every child, however that was made.
 #[derive(Debug)]
 struct Cache {
-    pid: AtomicU32,
-    start_time: AtomicU64,
+    /// As `ProcessId::to_word` makes it; 0 if it is not known yet. One word, because every lock looks here.
+    packed: AtomicU64,
 }
 
+static CACHE: AtomicPtr<Cache> = AtomicPtr::new(ptr::null_mut());
+
 /// None where the kernel cannot do that.
-#[inline]
 fn cache() -> Option<&'static Cache> {
-    static CACHE: AtomicPtr<Cache> = AtomicPtr::new(ptr::null_mut());
+    static NONE: AtomicU32 = AtomicU32::new(0);
     let known = CACHE.load(Acquire);
     // SAFETY: a pointer from `new_cache`, whose page is never unmapped once it stands here, and aligned. Atomics, of which
     // all zero is valid, which is what the kernel makes of them in a child.
-    match unsafe { known.as_ref() } {
-        Some(cache) => Some(cache),
-        None => first_cache(&CACHE),
+    if let Some(cache) = unsafe { known.as_ref() } {
+        return Some(cache);
     }
-}
-
-#[cold]
-fn first_cache(place: &AtomicPtr<Cache>) -> Option<&'static Cache> {
-    static NONE: AtomicU32 = AtomicU32::new(0);
     if NONE.load(Relaxed) != 0 {
         return None;
     }
@@ -237,7 +239,7 @@ fn first_cache(place: &AtomicPtr<Cache>) -> Option<&'static Cache> {
         NONE.store(1, Relaxed);
         return None;
     };
-    let cache = match place.compare_exchange(ptr::null_mut(), new.as_ptr(), AcqRel, Acquire) {
+    let cache = match CACHE.compare_exchange(ptr::null_mut(), new.as_ptr(), AcqRel, Acquire) {
         Ok(_) => new.as_ptr(),
         Err(other) => {
             // SAFETY: the mapping from `new_cache`, which nobody else has seen.

@@ -197,7 +197,7 @@ impl Channel {
         let mut reader = self.ring.reader(&held)?;
         let mut got = 0;
         while got < most {
-            let Some(next) = reader.next()? else { break };
+            let Some(next) = reader.peek()? else { break };
             let fds = match next.about {
                 0 => Ok(Fds::new()),
                 attempt => self.side.receive(next.number, attempt),

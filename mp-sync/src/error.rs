@@ -55,6 +55,12 @@ pub enum Error {
         /// Why.
         reason: BrokenReason,
     },
+    /// The action of a barrier failed in this party, which ran it.
+    #[error("the action of a barrier failed in process {pid}: {reason}", pid = id())]
+    Action {
+        /// What it said.
+        reason: String,
+    },
     /// An argument makes no sense.
     #[error("invalid {what} in process {pid}: {reason}", pid = id())]
     Invalid {

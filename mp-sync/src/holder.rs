@@ -30,6 +30,7 @@ impl Holder {
     }
 
     /// The holder's part of `word`.
+    #[inline]
     pub(crate) fn in_word(word: u64) -> Holder {
         Holder(word & Holder::MASK)
     }

@@ -4,9 +4,10 @@
 
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
 use std::time::Duration;
 
-use mp_core::arena::Shared;
+use mp_core::arena::{Block, Shared};
 use mp_core::deadline::Deadline;
 use mp_core::process::name;
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,27 @@ impl Lock {
     /// [`Error::Memory`] if the system has no memory or descriptor left.
     pub fn new() -> Result<Lock> {
         Ok(Lock { raw: Shared::new()? })
+    }
+
+    /// A new lock at the beginning of a block that nobody else has a handle to yet; the bytes behind it are the caller's.
+    ///
+    /// For structures that have their lock beside them; everybody else uses [`new`](Self::new).
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if the block is shorter than a [`RawLock`].
+    pub fn within(block: Block) -> Result<Lock> {
+        Ok(Lock { raw: Shared::within(block)? })
+    }
+
+    /// Address in this process of the block that it lies in; good for [`block_len`](Self::block_len) bytes.
+    #[inline]
+    pub fn block_start(&self) -> NonNull<u8> {
+        self.raw.as_ptr().cast()
+    }
+
+    /// Bytes of the block that it lies in, its own included.
+    pub fn block_len(&self) -> usize {
+        self.raw.block().len()
     }
 
     /// Waits until it is free, and holds it until the guard is dropped.
@@ -171,6 +193,14 @@ impl<'a> LockGuard<'a> {
     /// process's, and only its death releases it.
     pub fn forget(self) {
         ManuallyDrop::new(self).raw.hand_over();
+    }
+
+    /// Releases the lock without having made good what a dead owner left: the next locker is told of that death as well,
+    /// after some milliseconds. Like `drop` if no owner died.
+    pub fn pass_on(self) {
+        if let Some(dead) = self.owner_died() {
+            ManuallyDrop::new(self).raw.pass_on(dead);
+        }
     }
 
     pub(crate) fn raw(&self) -> &'a Shared<RawLock> {

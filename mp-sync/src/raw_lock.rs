@@ -252,6 +252,7 @@ impl RawLock {
     ///
     /// # Errors
     /// Why it was not to be released; nothing has changed then.
+    #[inline]
     pub fn release(&self) -> Result<(), Refused> {
         let mut word = self.owner.load(Relaxed);
         loop {
@@ -270,6 +271,7 @@ impl RawLock {
     }
 
     /// From held to free or reserved; wakes one who sleeps.
+    #[inline]
     fn leave(&self, word: u64) -> Result<(), u64> {
         let next = if word & STARVING != 0 { RESERVED } else { 0 };
         self.owner.compare_exchange(word, next, Release, Relaxed)?;
@@ -278,6 +280,20 @@ impl RawLock {
             wake(&self.turn, 1);
         }
         Ok(())
+    }
+
+    /// Ends the hold of the caller's guard as if `dead` still had it: whoever takes it next is told of that death, too.
+    pub fn pass_on(&self, dead: DeadOwner) {
+        let mine = Holder::current().bits() | GUARDED;
+        // Others may sleep; they find out at the end of their slice, as with any dead holder.
+        let left = Holder::of(dead.process()).bits() | GUARDED | WAITERS;
+        let mut word = self.owner.load(Relaxed);
+        while word & (Holder::MASK | GUARDED) == mine {
+            match self.owner.compare_exchange(word, left, Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => word = now,
+            }
+        }
     }
 
     /// Makes what the caller's guard holds a hold of nobody, which no death ends and which anybody may release.
@@ -304,6 +320,7 @@ impl RawLock {
     }
 
     /// Whether this thread of this process holds it; right for the thread itself if it cleared `thread` at each release.
+    #[inline]
     pub(crate) fn is_mine(&self) -> bool {
         let word = self.owner.load(Relaxed);
         Holder::in_word(word) == Holder::current()
@@ -312,16 +329,19 @@ impl RawLock {
     }
 
     /// How often the holder took it; means something to the holder only.
+    #[inline]
     pub(crate) fn depth(&self) -> u32 {
         self.depth.load(Relaxed)
     }
 
     /// For the holder: sets what [`depth`](Self::depth) says.
+    #[inline]
     pub(crate) fn set_depth(&self, depth: u32) {
         self.depth.store(depth, Relaxed);
     }
 
     /// For the holder, before it releases: no thread is named any more, so that none takes itself for the next holder.
+    #[inline]
     pub(crate) fn clear_thread(&self) {
         self.thread.store(0, Relaxed);
     }
@@ -347,13 +367,13 @@ impl RawLock {
 }
 
 #[cfg(not(loom))]
-fn is_hungry(asleep_since: Instant) -> bool {
+pub(crate) fn is_hungry(asleep_since: Instant) -> bool {
     asleep_since.elapsed() >= HUNGER
 }
 
 /// A model must not depend on the clock.
 #[cfg(loom)]
-fn is_hungry(_: Instant) -> bool {
+pub(crate) fn is_hungry(_: Instant) -> bool {
     let _ = HUNGER;
     true
 }

@@ -53,6 +53,7 @@ impl RLock {
     ///
     /// # Errors
     /// [`Error::Invalid`] at four billion levels.
+    #[inline]
     pub fn lock(&self) -> Result<RLockGuard<'_>> {
         self.acquire().map(|acquired| self.guard(acquired))
     }
@@ -73,6 +74,7 @@ impl RLock {
         self.acquire_timeout(timeout).map(|acquired| self.guard(acquired))
     }
 
+    #[inline]
     fn guard(&self, acquired: Acquired) -> RLockGuard<'_> {
         RLockGuard { lock: self, acquired, thread: PhantomData }
     }
@@ -81,6 +83,7 @@ impl RLock {
     ///
     /// # Errors
     /// [`Error::Invalid`] at four billion levels.
+    #[inline]
     pub fn acquire(&self) -> Result<Acquired> {
         self.deeper(|raw| raw.acquire(Hold::Open, None), || Error::WouldBlock { what: WHAT })
     }
@@ -102,6 +105,7 @@ impl RLock {
         self.deeper(acquire, || Error::Timeout { what: WHAT })
     }
 
+    #[inline]
     fn deeper(
         &self,
         acquire: impl FnOnce(&RawLock) -> Option<Acquired>,
@@ -124,6 +128,7 @@ impl RLock {
     ///
     /// # Errors
     /// [`Error::NotHeld`] if this thread does not hold it.
+    #[inline]
     pub fn release(&self) -> Result<()> {
         if !self.raw.is_mine() {
             return Err(self.not_held());
@@ -138,6 +143,7 @@ impl RLock {
     }
 
     /// Ends all levels of this thread's hold, which it must have; how many it were.
+    #[inline]
     pub(crate) fn release_all(&self) -> u32 {
         let depth = self.raw.depth();
         self.raw.clear_thread();
@@ -208,6 +214,7 @@ impl<'a> RLockGuard<'a> {
 }
 
 impl Drop for RLockGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         // Refused in a child of a fork, where this is but a copy.
         let _ = self.lock.release();

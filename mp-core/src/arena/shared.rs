@@ -88,6 +88,12 @@ impl<T: InSharedMemory> Shared<T> {
     pub fn block(&self) -> &Block {
         &self.block
     }
+
+    /// Its address in this process, good for the whole block; as [`Block::as_ptr`], only faster.
+    #[inline]
+    pub fn as_ptr(&self) -> NonNull<T> {
+        self.at
+    }
 }
 
 impl<T: InSharedMemory> Deref for Shared<T> {

@@ -47,7 +47,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
     ///
     /// # Errors
     /// [`Error::Decode`](crate::Error::Decode) if the memory is damaged.
-    pub fn next(&mut self) -> Result<Option<Next>> {
+    pub fn peek(&mut self) -> Result<Option<Next>> {
         if self.items == self.put_items {
             let (put, _) = self.ring.header().put.read();
             self.put = Place::from_word(put.place).ok_or_else(|| damaged("no ring is being written"))?;
@@ -84,16 +84,16 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         Ok(Some(Next { bytes, about, number: self.items }))
     }
 
-    /// Appends the bytes of the record that [`next`](Self::next) found to `bytes`, from its byte `skip` on.
+    /// Appends the bytes of the record that [`peek`](Self::peek) found to `bytes`, from its byte `skip` on.
     ///
     /// # Errors
-    /// As for [`next`](Self::next); [`Error::Io`](crate::Error::Io) if there is no memory for them.
+    /// As for [`peek`](Self::peek); [`Error::Io`](crate::Error::Io) if there is no memory for them.
     pub fn read(&self, next: &Next, skip: u64, bytes: &mut Vec<u8>) -> Result<()> {
         let count = next.bytes.saturating_sub(skip) as usize;
         self.ring.memory.read(self.at.ring, self.at.offset + RECORD_HEAD + skip, count, bytes)
     }
 
-    /// Goes on behind the record that [`next`](Self::next) found; it is taken once that is published.
+    /// Goes on behind the record that [`peek`](Self::peek) found; it is taken once that is published.
     pub fn pass(&mut self, next: &Next) {
         self.at.offset += (RECORD_HEAD + next.bytes).next_multiple_of(RECORD_HEAD);
         self.items = self.items.wrapping_add(1);

@@ -42,7 +42,7 @@ fn put(ring: &Ring<Toy>, records: &[&[u8]]) -> Result<Vec<Staged>> {
 fn get(ring: &Ring<Toy>) -> Result<Option<Vec<u8>>> {
     let held = hold(ring.get_lock());
     let mut reader = ring.reader(&held)?;
-    let Some(next) = reader.next()? else { return Ok(None) };
+    let Some(next) = reader.peek()? else { return Ok(None) };
     let mut bytes = Vec::new();
     reader.read(&next, 0, &mut bytes)?;
     assert_eq!(next.about, next.bytes);
@@ -94,7 +94,7 @@ fn what_is_not_published_never_was() {
     {
         let held = hold(ring.get_lock());
         let mut reader = ring.reader(&held).unwrap();
-        let next = reader.next().unwrap().unwrap();
+        let next = reader.peek().unwrap().unwrap();
         reader.pass(&next);
     }
     assert_eq!(get(&ring).unwrap().unwrap(), b"x");
@@ -223,7 +223,7 @@ proptest! {
         for _ in 0..10 {
             let held = hold(ring.get_lock());
             let Ok(mut reader) = ring.reader(&held) else { break };
-            let Ok(Some(next)) = reader.next() else { break };
+            let Ok(Some(next)) = reader.peek() else { break };
             let mut bytes = Vec::new();
             let _ = reader.read(&next, 0, &mut bytes);
             reader.pass(&next);
