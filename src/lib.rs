@@ -4,6 +4,9 @@
 //!
 //! - [`process()`], [`Process`], [`Context`]: functions in processes of their own, and what becomes of them
 //! - [`Pool`]: worker processes that stay
+//! - [`Queue`], [`JoinableQueue`], [`SimpleQueue`]: items from any processes to any processes
+//! - [`Lock`], [`RLock`], [`Semaphore`], [`Condition`], [`Event`], [`Barrier`]: locks and their kin that outlive their holders
+//! - [`Value`], [`Array`], [`SharedVec`], [`SharedMemory`], [`ShareableList`]: memory that processes share
 //! - [`pipe`], [`Connection`], [`wait_ready`]: messages between two processes
 //! - [`Value`], [`Array`]: memory that processes share, with a lock
 //! - [`FsQueue`]: a directory that is a queue, for processes that know nothing of each other
@@ -41,11 +44,12 @@ pub use mp_core::handle::Handle;
 pub use mp_core::wait::wait_ready;
 #[doc(inline)]
 pub use mp_core::{Error, Result};
-/// Locks and their kin, with their errors.
-pub use mp_sync as sync;
-
+/// Queues, with their errors.
+pub use mp_queue as queue;
 /// Shared values and named blocks, with their errors.
 pub use mp_shm as shm;
+/// Locks and their kin, with their errors.
+pub use mp_sync as sync;
 
 #[doc(inline)]
 pub use mp_fsqueue::{Durability, FsQueue};
@@ -54,9 +58,14 @@ pub use mp_pool::{
     Call, Pool, PoolBuilder, PoolError, PoolStats, Results, TaskError, TaskFailure, With, WorkerLost,
 };
 #[doc(inline)]
+pub use mp_queue::{JoinableQueue, Queue, SimpleQueue};
+#[doc(inline)]
 pub use mp_shm::{
-    Array, RawArray, RawValue, ShareableList, SharedMemory, SharedVec, Synchronized, Value, ValueGuard,
-    synchronized,
+    Array, RawArray, RawValue, ShareableList, SharedMemory, SharedSlice, SharedVec, Synchronized, Value,
+    ValueGuard, copy, synchronized,
 };
 #[doc(inline)]
-pub use mp_sync::{DeadOwner, Lock, LockGuard, RLock, RLockGuard};
+pub use mp_sync::{
+    Barrier, BoundedSemaphore, BrokenReason, Condition, ConditionGuard, DeadOwner, Event, Lock, LockGuard,
+    Permit, RLock, RLockGuard, Semaphore,
+};

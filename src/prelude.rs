@@ -1,3 +1,6 @@
 //! What most programs use: `use multiprocess::prelude::*;`.
 
-pub use crate::{Connection, Context, ContextExt, Handle, Pool, Process, pipe, process};
+pub use crate::{
+    Array, Barrier, Condition, Connection, Context, ContextExt, Event, Handle, JoinableQueue, Lock, Pool,
+    Process, Queue, RLock, Semaphore, SimpleQueue, Value, pipe, process,
+};
