@@ -37,7 +37,7 @@ fn tags(name: &str) -> usize {
 fn rtrk_01_creator_killed() {
     for_each_method(|context| {
         let (here, there) = pipe().expect("a pipe");
-        let creator = context.process(create_and_wait, (there,)).start().expect("a child");
+        let creator = context.process(create_and_wait, (there,)).daemon(true).start().expect("a child");
         let names: Vec<String> = here.recv().expect("names");
         assert!(names.iter().all(|name| is_there(name) && tags(name) == 1));
         for first in [&names[0], &names[2]] {

@@ -113,7 +113,8 @@ fn na_06_blocks_of_a_killed_owner_go() {
     for_each_method(|context| {
         let part = fresh("orphans");
         let (here, there) = pipe().expect("a pipe");
-        let owner = context.process(owner_of_many, (there, part.clone())).start().expect("a child");
+        let owner =
+            context.process(owner_of_many, (there, part.clone())).daemon(true).start().expect("a child");
         assert_eq!(here.recv::<usize>().expect("a number"), 100);
         let held = SharedMemory::open(&format!("{part}_0")).expect("the block of a living owner");
         SharedMemory::sweep().expect("a look");
@@ -147,7 +148,7 @@ fn na_06_owners_killed_at_any_moment() {
     alone(|| {
         let part = fresh("moments");
         let context = Context::fork();
-        let start = || context.process(restless, (part.clone(),)).start().expect("a child");
+        let start = || context.process(restless, (part.clone(),)).daemon(true).start().expect("a child");
         let mut children = [start(), start()];
         for round in 0..60_u64 {
             std::thread::sleep(Duration::from_micros(997 * (round % 7)));
@@ -273,7 +274,8 @@ fn numbers_of_a_killed_process_are_whole() {
             }
         };
         for _ in 0..20 {
-            let child = Context::fork().process(writer, (numbers.clone(),)).start().expect("a child");
+            let child =
+                Context::fork().process(writer, (numbers.clone(),)).daemon(true).start().expect("a child");
             wait_until("something is written", || numbers.swap(63, 0).expect("a number") != 0);
             child.kill().expect("a signal");
             assert!(child.join().is_err());

@@ -57,7 +57,8 @@ fn is_whole(list: &ShareableList) -> bool {
 fn items_of_killed_writers_are_whole() {
     alone(|| {
         let list = ShareableList::new([Item::from(text('-')), Item::from(0)]).expect("a list");
-        let start = || Context::fork().process(writer, (list.clone(),)).start().expect("a child");
+        let start =
+            || Context::fork().process(writer, (list.clone(),)).daemon(true).start().expect("a child");
         let mut children = [start(), start()];
         for round in 0..60_u64 {
             let begun = list.get(1).expect("an item");

@@ -46,7 +46,7 @@ impl<T: Pod> RawValue<T> {
         RawArray::from_slice(&[value]).map(|array| RawValue { array })
     }
 
-    /// The value.
+    /// The value. Says nothing about what else its writer wrote; see [`load`](Self::load).
     pub fn get(&self) -> T {
         let mut value = [T::zeroed()];
         // SAFETY: the array has this one element, aligned, and safe code accesses it by atomics in cells of `T` only.
@@ -54,7 +54,7 @@ impl<T: Pod> RawValue<T> {
         value[0]
     }
 
-    /// Writes the value.
+    /// Writes the value. Says nothing about what else was written before; see [`store`](Self::store).
     pub fn set(&self, value: T) {
         // SAFETY: as in `get`.
         unsafe { plain::store(self.array.as_ptr(), &[value]) };

@@ -154,6 +154,23 @@ fn na_06_what_the_dead_left_is_swept_and_nothing_else() {
     assert_eq!(block.to_vec(), [0; 8]);
 }
 
+/// What makes looking and unlinking one step.
+#[test]
+fn whoever_holds_the_lock_of_a_file_removes_it() {
+    let path = name::path("mp_test_locked");
+    let tag = name::path(&tag_of_the_dead("mp_test_locked"));
+    fs::write(&tag, "left").unwrap();
+    fs::hard_link(&tag, &path).unwrap();
+    let other = fs::File::open(&tag).unwrap();
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let sweep = || owner::sweep(Some("mp_test_locked"), std::time::Duration::ZERO).unwrap();
+    assert_eq!((sweep(), path.exists(), tag.exists()), (0, true, true));
+    drop(other);
+    // Unless another test is at it.
+    SharedMemory::sweep().unwrap();
+    assert_eq!(names_of("mp_test_locked"), [""; 0]);
+}
+
 #[test]
 fn sweeping_while_others_create_and_sweep() {
     std::thread::scope(|scope| {
