@@ -209,7 +209,7 @@ fn the_threads_of_the_library_block_all_signals_and_their_children_none() {
         if let Some(server) = multiprocess::server_pid() {
             kill_process(Pid::from_raw(server as i32).expect("a pid"), Signal::KILL).expect("a signal");
         }
-        pool.apply(|| std::process::abort(), ()).map(|()| ()).expect_err("lost");
+        pool.apply(|| -> () { std::process::abort() }, ()).expect_err("lost");
         assert_eq!(pool.apply(of_task, ()).expect("a mask"), 0);
         assert_eq!(of_task(), 0);
         drop(pool);
