@@ -164,3 +164,55 @@ fn eint_03_starts_and_pools() {
         assert!(SIGNALS.load(SeqCst) >= 1);
     });
 }
+
+/// The signals that a thread blocks, by bit, from its record in /proc.
+fn blocked(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a mask");
+    u64::from_str_radix(line.trim(), 16).expect("a number")
+}
+
+/// The threads of the library take no signal away from those of the program; what they start blocks none.
+#[test]
+fn the_threads_of_the_library_block_all_signals_and_their_children_none() {
+    struct Silent;
+    impl log::Log for Silent {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, _: &log::Record<'_>) {}
+        fn flush(&self) {}
+    }
+    for_each_method(|context| {
+        // With a logger, its thread is there as well.
+        log::set_logger(&Silent).expect("the first");
+        log::set_max_level(log::LevelFilter::Warn);
+        let of_task = || blocked(&std::fs::read_to_string("/proc/thread-self/status").expect("/proc"));
+        assert_eq!(of_task(), 0);
+        let pool = Pool::builder().processes(1).context(context).build().expect("a pool");
+        // A worker that this thread started. By the time of its answer, all threads have named themselves.
+        assert_eq!(pool.apply(of_task, ()).expect("a mask"), 0);
+        let mut names = Vec::new();
+        for task in std::fs::read_dir("/proc/self/task").expect("/proc").flatten() {
+            let Ok(status) = std::fs::read_to_string(task.path().join("status")) else { continue };
+            let name = status.lines().next().and_then(|line| line.strip_prefix("Name:\t")).expect("a name");
+            if name.starts_with("mp-") {
+                names.push(name.to_owned());
+                for signal in
+                    [Signal::HUP, Signal::INT, Signal::TERM, Signal::USR1, Signal::CHILD, Signal::IO]
+                {
+                    assert!(blocked(&status) & (1 << (signal.as_raw() - 1)) != 0, "{name}: {signal:?}");
+                }
+            }
+        }
+        assert!(names.iter().any(|name| name == "mp-pool"), "{names:?}");
+        // One that the pool's thread started, by a server that it started as well.
+        if let Some(server) = multiprocess::server_pid() {
+            kill_process(Pid::from_raw(server as i32).expect("a pid"), Signal::KILL).expect("a signal");
+        }
+        pool.apply(|| -> () { std::process::abort() }, ()).expect_err("lost");
+        assert_eq!(pool.apply(of_task, ()).expect("a mask"), 0);
+        assert_eq!(of_task(), 0);
+        drop(pool);
+        log::set_max_level(log::LevelFilter::Off);
+    });
+}

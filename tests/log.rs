@@ -435,6 +435,28 @@ fn log_05_records_of_a_pool_arrive() {
     });
 }
 
+#[test]
+fn log_05_a_pool_may_keep_its_records_to_itself() {
+    for_methods(&FORWARDING, |context| {
+        install(LevelFilter::Info);
+        let pool = mp::Pool::builder().processes(2).context(context).forward_logs(false);
+        let pool = pool.build().expect("a pool");
+        let task = |end: bool| {
+            log::info!(target: "mine", "a task");
+            if end {
+                std::process::abort();
+            }
+        };
+        // A worker of the first set, and one that took the place of another.
+        pool.apply(task, (false,)).expect("done");
+        pool.apply(task, (true,)).expect_err("lost");
+        (0..4).for_each(|_| pool.apply(task, (false,)).expect("done"));
+        pool.close().expect("closed");
+        pool.join().expect("joined");
+        assert_eq!(texts("mine"), [""; 0]);
+    });
+}
+
 /// Without a logger nothing is created, and with one nothing for longer than there are children.
 #[test]
 fn log_05_nothing_is_there_that_is_not_needed() {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use log::{Level, Metadata, Record};
 use mp_core::message::SharedFd;
+use mp_core::wait::helper_thread;
 use mp_core::{Error, Result, codec};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, Shutdown, SocketFlags, SocketType, recv, shutdown, socketpair};
@@ -54,12 +55,11 @@ impl Line {
                 .map_err(|errno| Error::io("creating the sockets for records of children", errno))?;
         let progress = Arc::new(Progress::default());
         let reached = progress.clone();
-        let thread = std::thread::Builder::new()
-            .name("mp-log".into())
-            .spawn(move || {
-                dispatch(&receiver, &reached);
-                reached.reach(u64::MAX);
-            })
+        let receive = move || {
+            dispatch(&receiver, &reached);
+            reached.reach(u64::MAX);
+        };
+        let thread = helper_thread(std::thread::Builder::new().name("mp-log".into()), receive)
             .map_err(|error| Error::io("starting the thread for records of children", error))?;
         let line = Arc::new(Line {
             sender: Arc::new(sender),

@@ -57,16 +57,18 @@ pub(crate) enum State {
 
 impl Member {
     /// Asks for a worker process.
-    pub fn start(context: Context, name: String, bell: &OwnedFd) -> Result<Member, PoolError> {
+    pub fn start(settings: WorkerSettings, name: String, bell: &OwnedFd) -> Result<Member, PoolError> {
         let (link, half) = Link::create()?.split();
         let (socket, worker_socket) = Connection::pair()?;
         let bell =
             bell.try_clone().map_err(|error| mp_core::Error::io("duplicating the bell of a pool", error))?;
-        let starting = context
+        let starting = settings
+            .context
             .process(worker::run, (half, worker_socket, Handle(bell)))
             .name(name.clone())
             .terminate_at_exit(true)
             .daemon(false)
+            .forward_logs(settings.forward_logs)
             .start_timeout(START_LIMIT)
             .begin_start()?;
         Ok(Member {
@@ -178,11 +180,21 @@ impl Drop for Member {
     }
 }
 
-/// The context that makes replacements: a pool has a thread, and a process with threads cannot be forked.
-pub(crate) fn replacement_context(context: Context) -> Context {
-    match context.start_method() {
-        StartMethod::Fork => Context::forkserver(),
-        _ => context,
+/// How the workers of a pool are started.
+#[derive(Clone, Copy)]
+pub(crate) struct WorkerSettings {
+    pub context: Context,
+    /// Whether their log records come to this process's logger.
+    pub forward_logs: bool,
+}
+
+impl WorkerSettings {
+    /// Those of replacements: a pool has a thread, and a process with threads cannot be forked.
+    pub fn of_replacements(self) -> WorkerSettings {
+        match self.context.start_method() {
+            StartMethod::Fork => WorkerSettings { context: Context::forkserver(), ..self },
+            _ => self,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use mp_context::{Context, StartError, StartMethod, cpu_count};
 use mp_core::function::{Arguments, Callable};
+use mp_core::wait::helper_thread;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,7 +14,7 @@ use crate::call::{Call, With};
 use crate::error::{OnLost, PoolError, WorkerLost};
 use crate::exit;
 use crate::lock;
-use crate::member::Member;
+use crate::member::{Member, WorkerSettings};
 use crate::shared::{Shared, Stage};
 use crate::supervisor::Supervisor;
 
@@ -54,6 +55,7 @@ pub struct PoolBuilder {
     processes: Option<usize>,
     context: Option<Context>,
     on_lost: Option<Arc<OnLost>>,
+    forward_logs: bool,
 }
 
 /// What a pool has done so far.
@@ -77,7 +79,7 @@ impl Pool {
 
     /// Describes a pool: how many workers, of which context, and who is told when one is lost.
     pub fn builder() -> PoolBuilder {
-        PoolBuilder { processes: None, context: None, on_lost: None }
+        PoolBuilder { processes: None, context: None, on_lost: None, forward_logs: true }
     }
 
     /// Number of workers.
@@ -256,6 +258,15 @@ impl PoolBuilder {
         self
     }
 
+    /// Whether the log records of the workers come to the logger that this process has installed with the `log` crate; the
+    /// default is true.
+    ///
+    /// See [`ProcessBuilder::forward_logs`](mp_context::ProcessBuilder::forward_logs).
+    pub fn forward_logs(mut self, forward: bool) -> Self {
+        self.forward_logs = forward;
+        self
+    }
+
     /// Starts the workers.
     ///
     /// # Errors
@@ -268,18 +279,21 @@ impl PoolBuilder {
         }
         let context = self.context.unwrap_or_default();
         let shared = Arc::new(Shared::new()?);
-        let members = start_all(processes, context, &shared)?;
+        let settings = WorkerSettings { context, forward_logs: self.forward_logs };
+        let members = start_all(processes, settings, &shared)?;
         exit::note(&shared);
-        let supervisor = Supervisor::new(shared.clone(), context, members, self.on_lost)?;
-        let thread = std::thread::Builder::new().name("mp-pool".into()).spawn(|| supervisor.run());
+        let supervisor = Supervisor::new(shared.clone(), settings, members, self.on_lost)?;
+        let builder = std::thread::Builder::new().name("mp-pool".into());
+        let thread = helper_thread(builder, || supervisor.run());
         let thread = thread.map_err(|error| mp_core::Error::io("starting the thread of a pool", error))?;
         Ok(Pool { shared, thread: Mutex::new(Some(thread)), processes, context, owner: std::process::id() })
     }
 }
 
 /// Workers that are ready; all are asked for before the first is waited for.
-fn start_all(count: usize, context: Context, shared: &Shared) -> Result<Vec<Member>, PoolError> {
-    let begin = |name: &String| Member::start(context, name.clone(), &shared.bell);
+fn start_all(count: usize, settings: WorkerSettings, shared: &Shared) -> Result<Vec<Member>, PoolError> {
+    let context = settings.context;
+    let begin = |name: &String| Member::start(settings, name.clone(), &shared.bell);
     let server_was_killed = |begun: &Result<Member, PoolError>| {
         matches!(begun, Err(PoolError::Start(StartError::Died { .. })))
             && context.start_method() == StartMethod::ForkServer

@@ -25,7 +25,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mp_context::{Context, get_logger};
+use mp_context::get_logger;
 use mp_core::Error;
 use mp_core::deadline::Deadline;
 use mp_core::link::TaskHeader;
@@ -35,7 +35,7 @@ use rustix::io::Errno;
 use self::active::Active;
 use crate::error::{OnLost, PoolError};
 use crate::job::Ticket;
-use crate::member::{Member, State, fd_of, replacement_context};
+use crate::member::{Member, State, WorkerSettings, fd_of};
 use crate::shared::{Command, Shared};
 use crate::wire::task;
 
@@ -49,7 +49,7 @@ const BELL: u64 = u64::MAX;
 
 pub(crate) struct Supervisor {
     shared: Arc<Shared>,
-    context: Context,
+    settings: WorkerSettings,
     on_lost: Option<Arc<OnLost>>,
     seats: Vec<Seat>,
     /// Calls that are not finished, oldest first.
@@ -86,7 +86,7 @@ impl Seat {
 impl Supervisor {
     pub fn new(
         shared: Arc<Shared>,
-        context: Context,
+        settings: WorkerSettings,
         members: Vec<Member>,
         on_lost: Option<Arc<OnLost>>,
     ) -> Result<Supervisor, PoolError> {
@@ -96,7 +96,7 @@ impl Supervisor {
             .map_err(failed)?;
         let mut supervisor = Supervisor {
             shared,
-            context: replacement_context(context),
+            settings: settings.of_replacements(),
             on_lost,
             seats: Vec::new(),
             jobs: Vec::new(),
@@ -239,7 +239,8 @@ impl Supervisor {
             if self.broken.is_some() || (self.closing && self.jobs.is_empty()) {
                 continue;
             }
-            let started = Member::start(self.context, self.shared.next_name(self.context), &self.shared.bell);
+            let name = self.shared.next_name(self.settings.context);
+            let started = Member::start(self.settings, name, &self.shared.bell);
             match started.and_then(|member| watch(&self.epoll, position, &member.state).map(|()| member)) {
                 Ok(member) => self.seats[position].member = Some(member),
                 Err(error) => self.note_early_death(position, error.to_string()),

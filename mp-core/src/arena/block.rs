@@ -1,7 +1,8 @@
 //! A handle to one block: counted, cloned, sent.
 //!
-//! A process that dies takes its handles with it without giving their counts back: the block stays allocated until
-//! its owner ends. Nobody is harmed but the owner's memory.
+//! When a process dies, the owner of a block gives back the counts of the handles that died with it, as soon as it needs
+//! memory. Handles in messages that nobody receives any more stay counted until the owner ends, and so do those of more
+//! processes than a chunk accounts for (64) at the same time. Nobody is harmed but the owner's memory.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -18,8 +19,8 @@ use crate::segment::Segment;
 ///
 /// It can sit inside any message. It is freed when the last handle, in whatever process, is gone.
 ///
-/// A child of a fork only borrows the handles it finds: the parent has to keep them for as long as the child uses them. Its
-/// own clones are handles like any other. Follows `multiprocessing.heap.BufferWrapper`.
+/// A child of a fork only borrows the handles it finds: the parent has to keep them, and live, for as long as the child uses
+/// them. Its own clones are handles like any other. Follows `multiprocessing.heap.BufferWrapper`.
 ///
 /// ```
 /// # #[cfg(not(loom))] {
@@ -40,8 +41,9 @@ pub struct Block {
 }
 
 impl Block {
-    /// Makes a handle of a count that somebody took for it.
+    /// Makes a handle of this process, `pid`, of a count that somebody took for it.
     pub(super) fn adopt(chunk: Arc<Chunk>, index: u32, pid: u32) -> Block {
+        chunk.note(index, pid);
         Block { chunk, index, pid }
     }
 
@@ -73,7 +75,7 @@ impl Block {
 impl Clone for Block {
     fn clone(&self) -> Block {
         self.chunk.retain(self.index);
-        Block { chunk: self.chunk.clone(), index: self.index, pid: ProcessId::current().pid() }
+        Block::adopt(self.chunk.clone(), self.index, ProcessId::current().pid())
     }
 }
 
@@ -81,6 +83,7 @@ impl Drop for Block {
     fn drop(&mut self) {
         // One that came with a fork is borrowed: its count belongs to the parent's handle.
         if self.pid == ProcessId::current().pid() {
+            self.chunk.strike(self.index, self.pid);
             self.chunk.release(self.index);
         }
     }

@@ -1,16 +1,19 @@
 //! One segment full of blocks of one size, as mapped in this process.
 //!
-//! The header says the size of the blocks; everything else follows from that and from the length of the segment, so
-//! there is little that a broken process could lie about.
+//! The header says the size of the blocks and how many there are, which is checked against the length of the segment;
+//! everything else follows from that, so there is little that a broken process could lie about. Behind the blocks lie
+//! the tallies of other processes (see `ledger`), which have no memory until they are used.
 
 use std::collections::HashMap;
 use std::mem::size_of;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::AtomicPtr;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use crossbeam_utils::CachePadded;
 
 use super::class::Class;
+use super::ledger::{self, SLOTS};
 use super::stack::{self, LINK};
 use super::{ALIGN, CLASSES, SMALLEST};
 use crate::futex::{AtomicU32, AtomicU64, Ordering::*, fence};
@@ -21,17 +24,22 @@ use crate::{Error, Result};
 /// "mp-arena" in ASCII.
 const MAGIC: u64 = 0x6d70_2d61_7265_6e61;
 /// Where the counts begin.
-const COUNTS: usize = 512;
+const COUNTS: usize = 1024;
+/// Tallies are reserved in pieces of so many bytes.
+const PIECE: usize = 4096;
 /// From this count on a block is never freed: far more handles than memory could hold.
-const IMMORTAL: u32 = 1 << 30;
+pub(super) const IMMORTAL: u32 = 1 << 30;
 
 #[repr(C)]
 struct Header {
     magic: AtomicU64,
     /// The blocks have 2^size bytes.
     size: AtomicU32,
+    capacity: AtomicU32,
     /// Top of the stack of foreign frees.
     freed: CachePadded<AtomicU32>,
+    /// The processes that have tallies.
+    slots: [AtomicU64; SLOTS],
 }
 
 #[cfg(not(loom))]
@@ -44,6 +52,20 @@ pub(super) struct Chunk {
     capacity: u32,
     /// Where its free blocks are kept, in the process that made it.
     home: Option<Home>,
+    /// The process that made it, here; 0 elsewhere.
+    owner: u32,
+    /// What this process notes of its handles, from `Box::into_raw`; null before the first of another process's chunk.
+    ledger: AtomicPtr<Ledger>,
+}
+
+/// A process's place among the tallies of a chunk.
+struct Ledger {
+    /// A forked child finds its parent's, and takes one of its own.
+    pid: u32,
+    /// None if all were in use.
+    slot: Option<usize>,
+    /// Which pieces of its tallies are reserved, by bit.
+    reserved: Box<[std::sync::atomic::AtomicU64]>,
 }
 
 pub(super) struct Home {
@@ -59,6 +81,7 @@ fn chunks() -> MutexGuard<'static, HashMap<SegmentId, Weak<Chunk>>> {
     CHUNKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How many blocks fit into `length` bytes with their counts.
 fn capacity(length: usize, size: u32) -> u32 {
     let each = (1 << size) + size_of::<u32>();
     // The data begin at the next multiple of `ALIGN` after the counts.
@@ -66,13 +89,30 @@ fn capacity(length: usize, size: u32) -> u32 {
         .map_or(LINK >> 1, |count| count.min(LINK >> 1))
 }
 
+/// Where the blocks begin.
+fn data(capacity: u32) -> usize {
+    (COUNTS + capacity as usize * size_of::<u32>()).next_multiple_of(ALIGN)
+}
+
+/// Where the tallies begin, and how far apart those of two slots are.
+fn tallies(capacity: u32, size: u32) -> (usize, usize) {
+    let start = (data(capacity) + ((capacity as usize) << size)).next_multiple_of(PIECE);
+    (start, (capacity as usize * size_of::<u32>()).next_multiple_of(PIECE))
+}
+
 impl Chunk {
     /// A new chunk of this process.
     pub fn create(length: usize, size: u32, home: Home) -> Result<Arc<Chunk>> {
-        let segment = Segment::create("multiprocess-arena", length)?;
-        let chunk = Chunk { capacity: capacity(length, size), segment, size, home: Some(home) };
-        chunk.header().size.store(size, Relaxed);
-        chunk.header().magic.store(MAGIC, Relaxed);
+        let capacity = capacity(length, size);
+        let (start, each) = tallies(capacity, size);
+        let segment = Segment::create_sparse("multiprocess-arena", start + SLOTS * each)?;
+        segment.reserve(0..start)?;
+        let owner = home.class.pid();
+        let chunk = Chunk { segment, size, capacity, home: Some(home), owner, ledger: AtomicPtr::default() };
+        let header = chunk.header();
+        header.size.store(size, Relaxed);
+        header.capacity.store(capacity, Relaxed);
+        header.magic.store(MAGIC, Relaxed);
         let chunk = Arc::new(chunk);
         chunks().insert(chunk.segment.id(), Arc::downgrade(&chunk));
         Ok(chunk)
@@ -89,12 +129,19 @@ impl Chunk {
         if length < COUNTS + ALIGN {
             return Err(refused(format!("a segment of {length} bytes is no chunk of blocks")));
         }
-        let mut chunk = Chunk { segment, size: SMALLEST, capacity: 0, home: None };
-        let (magic, size) = (chunk.header().magic.load(Relaxed), chunk.header().size.load(Relaxed));
+        let ledger = AtomicPtr::default();
+        let mut chunk = Chunk { segment, size: SMALLEST, capacity: 0, home: None, owner: 0, ledger };
+        let header = chunk.header();
+        let (magic, size) = (header.magic.load(Relaxed), header.size.load(Relaxed));
         if magic != MAGIC || !(SMALLEST..SMALLEST + CLASSES as u32).contains(&size) {
             return Err(refused("the segment is no chunk of blocks".into()));
         }
-        (chunk.size, chunk.capacity) = (size, capacity(length, size));
+        let capacity = header.capacity.load(Relaxed);
+        let (start, each) = tallies(capacity, size);
+        if capacity > LINK >> 1 || start + SLOTS * each > length {
+            return Err(refused(format!("{length} bytes are not enough for {capacity} blocks")));
+        }
+        (chunk.size, chunk.capacity) = (size, capacity);
         let chunk = Arc::new(chunk);
         let mut chunks = chunks();
         // Another thread may have been faster.
@@ -138,9 +185,8 @@ impl Chunk {
     /// Address of a block; `index` is less than `capacity`.
     pub fn block(&self, index: u32) -> NonNull<u8> {
         debug_assert!(index < self.capacity);
-        let data = (COUNTS + self.capacity as usize * size_of::<u32>()).next_multiple_of(ALIGN);
         // SAFETY: every `Block` was checked against the capacity when it was made, and that many blocks fit.
-        unsafe { self.segment.as_ptr().add(data + ((index as usize) << self.size)) }
+        unsafe { self.segment.as_ptr().add(data(self.capacity) + ((index as usize) << self.size)) }
     }
 
     /// Owner: makes a free block a live one with one handle, all zero; `fresh` if it was never used.
@@ -184,6 +230,114 @@ impl Chunk {
         stack::take_all(&self.header().freed, self.counts(), accept);
     }
 
+    /// Notes that this process, `pid`, has one more handle, whose count was taken before.
+    pub fn note(&self, index: u32, pid: u32) {
+        // The owner needs no tally: when it dies nobody frees anything.
+        if pid != self.owner
+            && let Some(ledger) = self.ledger(pid)
+            && let Some(tally) = self.tally(ledger, index, true)
+        {
+            ledger::note(tally);
+        }
+    }
+
+    /// Notes that this process, `pid`, has one handle less, whose count is given back afterwards.
+    pub fn strike(&self, index: u32, pid: u32) {
+        if pid == self.owner {
+            return;
+        }
+        // SAFETY: as in `ledger`.
+        let known = unsafe { self.ledger.load(Acquire).as_ref() };
+        if let Some(ledger) = known.filter(|ledger| ledger.pid == pid)
+            && let Some(tally) = self.tally(ledger, index, false)
+        {
+            ledger::strike(tally);
+        }
+    }
+
+    /// This process's place among the tallies, if there was room for it.
+    fn ledger(&self, pid: u32) -> Option<&Ledger> {
+        // SAFETY: what stands here came from `Box::into_raw` and is freed with the chunk only.
+        match unsafe { self.ledger.load(Acquire).as_ref() } {
+            Some(ledger) if ledger.pid == pid => Some(ledger),
+            _ => self.enter(pid),
+        }
+    }
+
+    #[cold]
+    fn enter(&self, pid: u32) -> Option<&Ledger> {
+        static ENTERING: Mutex<()> = Mutex::new(());
+        let _turn = ENTERING.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.ledger.load(Acquire);
+        // SAFETY: as in `ledger`.
+        if let Some(ledger) = unsafe { known.as_ref() }.filter(|ledger| ledger.pid == pid) {
+            return Some(ledger);
+        }
+        let me = ledger::word(ProcessId::current());
+        let settle = |slot| {
+            self.settle(slot, |index| stack::push(&self.header().freed, self.counts(), index));
+        };
+        let slot = ledger::claim(&self.header().slots, me, ledger::is_alive, settle);
+        let pieces = tallies(self.capacity, self.size).1 / PIECE;
+        let reserved = (0..pieces.div_ceil(64)).map(|_| Default::default()).collect();
+        // That of the parent is left alone: whoever forked may have been in the middle of using it.
+        self.ledger.store(Box::into_raw(Box::new(Ledger { pid, slot, reserved })), Release);
+        // SAFETY: as in `ledger`.
+        unsafe { self.ledger.load(Acquire).as_ref() }
+    }
+
+    /// The tally of a block; none if there is no memory for it, or none yet and it is not to be had.
+    fn tally(&self, ledger: &Ledger, index: u32, reserve: bool) -> Option<&AtomicU32> {
+        if index >= self.capacity {
+            return None;
+        }
+        let (start, each) = tallies(self.capacity, self.size);
+        let slot = start + ledger.slot? * each;
+        let offset = index as usize * size_of::<u32>();
+        let piece = offset / PIECE;
+        let (word, bit) = (ledger.reserved.get(piece / 64)?, 1 << (piece % 64));
+        if word.load(Relaxed) & bit == 0 {
+            let range = slot + piece * PIECE..slot + (piece + 1) * PIECE;
+            if !reserve || self.segment.reserve(range).is_err() {
+                return None;
+            }
+            word.fetch_or(bit, Relaxed);
+        }
+        // SAFETY: inside the tallies, which `create` and `open` saw to be inside the segment, and memory was reserved for
+        // it; aligned, and an atomic, valid for all bytes.
+        Some(unsafe { self.segment.as_ptr().add(slot + offset).cast::<AtomicU32>().as_ref() })
+    }
+
+    /// Gives back what the slot's process held, which must be dead and the slot this process's; `freed` gets the blocks
+    /// that nobody holds any more.
+    fn settle(&self, slot: usize, mut freed: impl FnMut(u32)) {
+        let (start, each) = tallies(self.capacity, self.size);
+        let all = start + slot * each..start + (slot + 1) * each;
+        let Some(parts) = ledger::pages(&self.segment, all.clone()) else { return };
+        let each = size_of::<u32>();
+        for part in parts {
+            let first = (part.start - all.start).div_ceil(each);
+            let last = ((part.end - all.start) / each).min(self.counts().len());
+            for (index, count) in (first..).zip(self.counts().get(first..last).unwrap_or_default()) {
+                // SAFETY: as in `tally`; the kernel says that there is memory.
+                let tally = unsafe {
+                    self.segment.as_ptr().add(all.start + index * each).cast::<AtomicU32>().as_ref()
+                };
+                if ledger::give_back(tally, count) {
+                    freed(index as u32);
+                }
+            }
+        }
+        // The next process in this slot reserves anew what it needs; without success, it finds its tallies at zero.
+        let _ = self.segment.release(all);
+    }
+
+    /// Owner: gives back what dead processes held; `freed` gets the blocks that nobody holds any more.
+    pub fn bury(&self, is_alive: impl FnMut(u64) -> bool, mut freed: impl FnMut(u32)) {
+        let me = ledger::word(ProcessId::current());
+        ledger::bury(&self.header().slots, me, is_alive, |slot| self.settle(slot, &mut freed));
+    }
+
     /// Whether somebody has a handle to the block.
     pub fn is_live(&self, index: u32) -> bool {
         self.counts().get(index as usize).is_some_and(|count| (1..LINK).contains(&count.load(Relaxed)))
@@ -193,7 +347,7 @@ impl Chunk {
     #[cfg(all(test, not(loom)))]
     pub fn foreign(&self) -> Arc<Chunk> {
         let (segment, size, capacity) = (self.segment.clone(), self.size, self.capacity);
-        Arc::new(Chunk { segment, size, capacity, home: None })
+        Arc::new(Chunk { segment, size, capacity, home: None, owner: 0, ledger: AtomicPtr::default() })
     }
 
     #[cfg(all(test, not(loom)))]
@@ -204,6 +358,11 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
+        let ledger = std::mem::replace(self.ledger.get_mut(), null_mut());
+        if !ledger.is_null() {
+            // SAFETY: from `Box::into_raw`; nobody else has the chunk any more.
+            drop(unsafe { Box::from_raw(ledger) });
+        }
         let mut chunks = chunks();
         // Another view of the same segment may have taken the place meanwhile.
         if chunks.get(&self.segment.id()).is_some_and(|known| known.strong_count() == 0) {

@@ -2,10 +2,12 @@
 //!
 //! All of it lies in the owner's own memory. It dies with the owner, after which nobody allocates in its chunks any more.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Block;
 use super::chunk::{Chunk, Home};
+use super::ledger;
 use crate::Result;
 
 /// Length of the first chunk, and of the longest.
@@ -79,6 +81,13 @@ impl Owned {
         let chunk = self.chunk.clone();
         chunk.take_freed(|index| self.put(index));
     }
+
+    fn bury(&mut self, is_alive: impl FnMut(u64) -> bool) {
+        let chunk = self.chunk.clone();
+        chunk.bury(is_alive, |index| {
+            self.put(index);
+        });
+    }
 }
 
 impl Class {
@@ -118,15 +127,12 @@ impl Class {
         state: &mut State,
         given_back: &mut Vec<Owned>,
     ) -> Result<(Arc<Chunk>, (u32, bool))> {
-        for key in 0..state.chunks.len() {
-            let Some(owned) = &mut state.chunks[key] else { continue };
-            owned.take_freed();
-            if let Some(taken) = owned.take() {
-                let chunk = owned.chunk.clone();
-                state.current = key;
-                state.give_back(given_back);
-                return Ok((chunk, taken));
-            }
+        let mut alive = Alive::default();
+        let found =
+            state.reuse(Owned::take_freed).or_else(|| state.reuse(|owned| owned.bury(|p| alive.ask(p))));
+        if let Some(found) = found {
+            state.give_back(given_back);
+            return Ok(found);
         }
         let key = state.chunks.iter().position(Option::is_none).unwrap_or(state.chunks.len());
         let length = (state.length * 2).clamp(FIRST, LONGEST);
@@ -156,12 +162,14 @@ impl Class {
         }
     }
 
-    /// Takes back what others freed, and lets all empty chunks go.
+    /// Takes back what others freed or died with, and lets all empty chunks go.
     pub fn sweep(&self) {
         let mut given_back = Vec::new();
         let mut state = self.state();
+        let mut alive = Alive::default();
         for owned in state.chunks.iter_mut().flatten() {
             owned.take_freed();
+            owned.bury(|process| alive.ask(process));
         }
         // None is current, so that none is kept.
         state.current = usize::MAX;
@@ -183,7 +191,30 @@ impl Class {
     }
 }
 
+/// Which processes are alive, each asked once: some microseconds.
+#[derive(Default)]
+struct Alive(HashMap<u64, bool>);
+
+impl Alive {
+    fn ask(&mut self, process: u64) -> bool {
+        *self.0.entry(process).or_insert_with(|| ledger::is_alive(process))
+    }
+}
+
 impl State {
+    /// A block of the first chunk that has one after `refill`; that chunk is the current one from now on.
+    fn reuse(&mut self, mut refill: impl FnMut(&mut Owned)) -> Option<(Arc<Chunk>, (u32, bool))> {
+        for (key, place) in self.chunks.iter_mut().enumerate() {
+            let Some(owned) = place else { continue };
+            refill(owned);
+            if let Some(taken) = owned.take() {
+                self.current = key;
+                return Some((owned.chunk.clone(), taken));
+            }
+        }
+        None
+    }
+
     /// Moves the empty chunks out, to be dropped once the lock is open.
     fn give_back(&mut self, given_back: &mut Vec<Owned>) {
         for (key, place) in self.chunks.iter_mut().enumerate() {

@@ -1,11 +1,13 @@
 //! Small shared blocks: memory for a lock or a value, without a descriptor or a mapping of its own.
 //!
-//! When a process dies, its chunks live on for as long as anybody else holds a block in them; what it held of others stays
-//! counted until their owner ends. A death in the middle of a free loses at most the block that was being freed.
+//! When a process dies, its chunks live on for as long as anybody else holds a block in them; what it held of others is given
+//! back by their owner. A death in the middle of a clone, a drop or a free loses at most that one block until its owner ends.
 //!
 //! # Design
 //!
-//! A chunk is one segment with blocks of one size: a header, a table of counts, the blocks.
+//! A chunk is one segment with blocks of one size: a header, a table of counts, the blocks; and behind them, without memory
+//! until they are used, the tallies of the processes other than the owner, by which their counts are given back when they
+//! die (see `ledger`).
 //!
 //! | state                         | who writes                | when                                         |
 //! |-------------------------------|---------------------------|----------------------------------------------|
@@ -27,6 +29,7 @@
 mod block;
 mod chunk;
 mod class;
+mod ledger;
 mod shared;
 mod stack;
 
@@ -113,9 +116,10 @@ impl Arena {
         Class::alloc(class)
     }
 
-    /// Takes back what other processes freed and gives empty chunks back to the system.
+    /// Takes back what other processes freed, or held when they died, and gives empty chunks back to the system.
     ///
-    /// This also happens by itself, whenever a chunk would have to be made.
+    /// This also happens by itself, whenever a chunk would have to be made. A handle that a message carries to nobody stays
+    /// counted, and so does what was held by processes beyond the 64 at the same time that a chunk keeps account of.
     pub fn sweep(&self) {
         self.pools().classes.iter().for_each(|class| class.sweep());
     }

@@ -22,11 +22,15 @@ fn is_zero(block: &Block) -> bool {
     (0..block.len()).all(|at| unsafe { block.as_ptr().add(at).read_volatile() } == 0)
 }
 
+/// Held by who forks, and shared by who takes a lock that the child needs.
+static FORKING: std::sync::RwLock<()> = std::sync::RwLock::new(());
+
 /// Moves a handle to "another process": what it frees goes the way of foreign frees.
 fn abroad(block: Block) -> Block {
     let (chunk, index) = block.parts();
     let foreign = chunk.foreign();
     foreign.retain(index);
+    let _no_fork = FORKING.read().unwrap_or_else(|poisoned| poisoned.into_inner());
     Block::adopt(foreign, index, ProcessId::current().pid())
 }
 
@@ -134,6 +138,135 @@ fn a_child_of_a_fork_borrows_and_may_free_what_it_was_sent() {
     drop(chunk);
     arena.sweep();
     assert_eq!(arena.chunks(), 0, "the owner got back what the child freed");
+}
+
+/// A forked child that does `work`, says so, and waits for its end.
+fn forked(work: impl FnOnce()) -> (libc::pid_t, Box<dyn Fn()>) {
+    let (said, say) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let alone = FORKING.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+    // SAFETY: the child runs arena code, which allocates (the C library prepares its allocator for that) and takes one
+    // lock, which no other test has now; it never returns.
+    let child = unsafe { libc::fork() };
+    if child != 0 {
+        drop(alone);
+    } else {
+        work();
+        let _ = rustix::io::write(&say, b"!");
+        loop {
+            // SAFETY: no preconditions.
+            unsafe { libc::pause() };
+        }
+    }
+    drop(say);
+    (child, Box::new(move || assert_eq!(rustix::io::read(&said, &mut [0; 1]), Ok(1))))
+}
+
+fn kill(child: libc::pid_t) {
+    let mut status = 0;
+    // SAFETY: a child that nobody else waits for; `status` is a valid place.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+    }
+    assert!(libc::WIFSIGNALED(status), "the child failed by itself: {status:x}");
+}
+
+#[test]
+fn what_a_killed_process_held_comes_back() {
+    let arena = Arena::new();
+    // Several chunks and several pages of tallies.
+    let blocks: Vec<_> = (0..20_000).map(|_| arena.alloc(16, 8).unwrap()).collect();
+    let chunks = arena.chunks();
+    assert!(chunks > 2);
+    let (child, done) = forked(|| {
+        // Two handles to some, so that a tally is more than one.
+        let more: Vec<_> = blocks.iter().chain(blocks.iter().step_by(7)).cloned().collect();
+        // Some are given back properly.
+        more.into_iter().step_by(3).for_each(std::mem::forget);
+    });
+    done();
+    let counts = blocks.iter().map(|block| block.count() as usize).sum::<usize>();
+    assert_eq!(counts, 20_000 + (20_000 + 20_000usize.div_ceil(7)).div_ceil(3));
+    let kept = blocks.iter().step_by(100).cloned().collect::<Vec<_>>();
+    kept.iter().for_each(|block| write(block, 9));
+    drop(blocks);
+    arena.sweep();
+    assert_eq!(arena.chunks(), chunks, "the child lives, and so do its handles");
+    kill(child);
+    arena.sweep();
+    assert!(kept.iter().all(|block| read(block) == 9 && block.count() == 1));
+    // Every other block is free: they fit where the first ones were.
+    let again: Vec<_> = (0..20_000 - kept.len()).map(|_| arena.alloc(16, 8).unwrap()).collect();
+    assert!(again.iter().all(is_zero));
+    assert!(arena.chunks() <= chunks, "{} chunks instead of {chunks}", arena.chunks());
+    drop((kept, again));
+    arena.sweep();
+    assert_eq!(arena.chunks(), 0);
+}
+
+#[test]
+fn a_new_chunk_is_made_only_when_the_dead_have_given_back() {
+    let arena = Arena::new();
+    for _ in 0..100 {
+        let blocks: Vec<_> = (0..20).map(|_| arena.alloc(2048, 8).unwrap()).collect();
+        let (child, done) = forked(|| blocks.iter().cloned().for_each(std::mem::forget));
+        done();
+        kill(child);
+    }
+    assert!(arena.chunks() <= 2, "{} chunks", arena.chunks());
+}
+
+/// Wherever the process is killed: the block is never freed too early, and at most one of its counts is lost.
+#[test]
+fn a_process_killed_at_any_moment_loses_one_count_at_most() {
+    let arena = Arena::new();
+    let (mut lost, mut freed) = (0, 0);
+    for round in 0..200u64 {
+        let block = arena.alloc(16, 8).unwrap();
+        write(&block, round);
+        let (child, _) = forked(|| {
+            let mut held = Vec::with_capacity(8);
+            loop {
+                held.push(block.clone());
+                if held.len() == 8 {
+                    held.truncate(1);
+                }
+            }
+        });
+        std::thread::sleep(std::time::Duration::from_micros(round * 13));
+        kill(child);
+        arena.sweep();
+        assert!((1..=2).contains(&block.count()), "{} counts", block.count());
+        assert_eq!(read(&block), round);
+        lost += block.count() - 1;
+        let (chunk, index) = (block.parts().0.clone(), block.parts().1);
+        drop(block);
+        freed += u32::from(!chunk.is_live(index));
+    }
+    assert_eq!(lost + freed, 200);
+    assert!(freed > 0);
+}
+
+#[test]
+fn processes_beyond_the_slots_take_over_those_of_the_dead() {
+    let arena = Arena::new();
+    let block = arena.alloc(16, 8).unwrap();
+    // One after the other, and nobody sweeps.
+    for _ in 0..ledger::SLOTS * 2 + 3 {
+        let (child, done) = forked(|| std::mem::forget(block.clone()));
+        done();
+        kill(child);
+    }
+    assert!(block.count() as usize <= 1 + ledger::SLOTS, "{}", block.count());
+    arena.sweep();
+    assert_eq!(block.count(), 1);
+    // All at once: the last go without, and what they held is lost.
+    let children: Vec<_> =
+        (0..ledger::SLOTS + 2).map(|_| forked(|| std::mem::forget(block.clone()))).collect();
+    children.iter().for_each(|(_, done)| done());
+    children.iter().for_each(|(child, _)| kill(*child));
+    arena.sweep();
+    assert_eq!(block.count(), 3);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use rustix::process::Pid;
 
 use super::entry::{LIFELINE_FD, MARKER, SOCKET_FD};
 use crate::function::{Main, Remote};
+use crate::wait::mask_for_children;
 use crate::{Error, Result};
 
 /// What to start.
@@ -61,7 +62,9 @@ struct Plan {
     envp: Vec<*const c_char>,
     /// From a number above all the targets, to its target.
     moves: [(RawFd, RawFd); 5],
+    /// The signals that are blocked in the calling thread, and those that the child begins with.
     mask: libc::sigset_t,
+    child_mask: libc::sigset_t,
     /// What failed, and the error number.
     failure: Option<(&'static CStr, i32)>,
 }
@@ -107,8 +110,10 @@ pub fn spawn(what: &Spawn<'_>) -> Result<Spawned> {
         argv: pointers(&arguments),
         envp: pointers(&environment),
         moves: std::array::from_fn(|i| (sources[i].as_raw_fd(), targets[i])),
-        // SAFETY: an all-zero signal set is valid; it is overwritten below.
+        // SAFETY: an all-zero signal set is valid; both are overwritten below.
         mask: unsafe { MaybeUninit::zeroed().assume_init() },
+        // SAFETY: as above.
+        child_mask: unsafe { MaybeUninit::zeroed().assume_init() },
         failure: None,
     };
     let (pid, pidfd) = clone(&mut plan).map_err(|error| failed("clone", error))?;
@@ -133,6 +138,7 @@ fn clone(plan: &mut Plan) -> std::io::Result<(Pid, OwnedFd)> {
         let mut all = MaybeUninit::zeroed();
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), &raw mut (*plan).mask);
+        (*plan).child_mask = mask_for_children().unwrap_or((*plan).mask);
         let pid = libc::clone(child, top, flags, plan.cast(), &raw mut pidfd);
         let error = std::io::Error::last_os_error();
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const (*plan).mask, std::ptr::null_mut());
@@ -171,7 +177,7 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         if libc::syscall(libc::SYS_close_range, FIRST_OTHER_FD, u32::MAX, 0) == -1 {
             return fail(plan, c"close_range; Linux 5.9 or later is needed");
         }
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const plan.mask, std::ptr::null_mut());
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const plan.child_mask, std::ptr::null_mut());
         libc::execve(plan.program.as_ptr(), plan.argv.as_ptr(), plan.envp.as_ptr());
     }
     fail(plan, c"execve")

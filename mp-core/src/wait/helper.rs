@@ -1,12 +1,19 @@
 //! The library's own threads: they leave the signals of the process to the threads of the program.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::thread::{Builder, JoinHandle};
 
+thread_local! {
+    /// In a thread started here: the mask of the thread that started it.
+    static STARTED_BY: Cell<Option<libc::sigset_t>> = const { Cell::new(None) };
+}
+
 /// Starts a thread that never takes a signal: it is born with all of them blocked.
 ///
-/// A signal to the process goes to a thread of the program, whose calls it may interrupt as the program expects. What
-/// such a thread starts, a thread or a process, inherits the mask.
+/// A signal to the process goes to a thread of the program, whose calls it may interrupt as the program expects. Processes
+/// that such a thread makes with [`spawn`](crate::process::spawn::spawn) begin with the mask of the thread that it was
+/// started by, as if that one had made them.
 ///
 /// # Errors
 /// Those of [`Builder::spawn`].
@@ -15,8 +22,17 @@ where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    let _blocked = Blocked::new();
-    builder.spawn(run)
+    let blocked = Blocked::new();
+    let before = blocked.before;
+    builder.spawn(move || {
+        STARTED_BY.set(Some(before));
+        run()
+    })
+}
+
+/// In a thread of the library, the mask that a child of it has to begin with.
+pub(crate) fn mask_for_children() -> Option<libc::sigset_t> {
+    STARTED_BY.get()
 }
 
 /// All signals are blocked in this thread while it lives.

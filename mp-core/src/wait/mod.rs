@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 pub use self::helper::helper_thread;
+pub(crate) use self::helper::mask_for_children;
 pub use self::reactor::{Readable, readable};
 pub use self::word::{WordChanged, word_changed};
 use crate::{Error, Result};
