@@ -29,7 +29,8 @@ use crate::{Error, Result};
 
 const WHAT: &str = "connection";
 const HEADER: usize = 16;
-const MAGIC: u32 = u32::from_le_bytes(*b"mp\x01\n");
+/// What each header ends with.
+pub(crate) const MAGIC: [u8; 4] = *b"mp\x01\n";
 /// Descriptors in one go; the kernel allows 253.
 const BATCH: usize = 250;
 /// More descriptors than any process may have open are not believed.
@@ -41,7 +42,7 @@ fn header(length: u64, fds: u32) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..8].copy_from_slice(&length.to_le_bytes());
     header[8..12].copy_from_slice(&fds.to_le_bytes());
-    header[12..].copy_from_slice(&MAGIC.to_le_bytes());
+    header[12..].copy_from_slice(&MAGIC);
     header
 }
 
@@ -170,8 +171,12 @@ impl Incoming {
             self.started += got;
             if self.started == HEADER {
                 let (_, count, magic) = self.fields();
-                if magic != MAGIC || count > MOST_FDS {
+                if magic != u32::from_le_bytes(MAGIC) || count > MOST_FDS {
+                    let notice = crate::auth::notice(&self.header);
                     *self = Incoming { broken: true, ..Incoming::default() };
+                    if let Some(reason) = notice {
+                        return Err(Error::Authentication { peer: "the peer".into(), reason: reason.into() });
+                    }
                     let reason = "the peer does not speak this protocol".into();
                     return Err(Error::Decode { type_name: "message header", reason });
                 }

@@ -27,6 +27,7 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub(crate) use self::frame::MAGIC;
 use self::frame::{Incoming, Received};
 use self::gate::{Gate, Pass};
 use crate::message::{Fds, Message, decode_from, encode_into};
