@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+pub(crate) use self::reactor::writable;
 pub use self::reactor::{Readable, readable};
 use crate::{Error, Result};
 
