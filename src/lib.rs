@@ -5,6 +5,7 @@
 //! - [`process()`], [`Process`], [`Context`]: functions in processes of their own, and what becomes of them
 //! - [`Pool`]: worker processes that stay
 //! - [`pipe`], [`Connection`], [`wait_ready`]: messages between two processes
+//! - [`Listener`], [`connect`]: connections between programs and machines, with keys
 //! - [`FsQueue`]: a directory that is a queue, for processes that know nothing of each other
 //! - [`Handle`]: files and sockets inside messages; [`Bulk`]: arrays of plain data as one copy
 //! - [`core`]: what all of this is made of
@@ -36,6 +37,8 @@ pub use mp_core::codec::Bulk;
 pub use mp_core::connection::{Connection, pipe, simplex_pipe};
 #[doc(inline)]
 pub use mp_core::handle::Handle;
+#[doc(inline)]
+pub use mp_core::listener::{Address, Listener, ListenerBuilder, Peer, connect, connect_timeout};
 #[doc(inline)]
 pub use mp_core::wait::wait_ready;
 #[doc(inline)]

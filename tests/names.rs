@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 /// Every public name; a change here is a change of what users have.
 const NAMES: &[&str] = &[
+    "Address",
     "AuthKey",
     "Bulk",
     "Call",
@@ -17,10 +18,13 @@ const NAMES: &[&str] = &[
     "FsQueue",
     "Handle",
     "InitializeError",
+    "Listener",
+    "ListenerBuilder",
     "Logger",
     "OnError",
     "PanicReport",
     "ParentProcess",
+    "Peer",
     "Pool",
     "PoolBuilder",
     "PoolError",
@@ -44,6 +48,8 @@ const NAMES: &[&str] = &[
     "active_children",
     "allow_connection_pickling",
     "as_completed",
+    "connect",
+    "connect_timeout",
     "core",
     "cpu_count",
     "current_process",
