@@ -78,7 +78,7 @@ struct Outgoing {
     /// A message was left half written, and the rest of it is lost; or this direction was ended.
     broken: bool,
     /// What an async send has begun to write: it goes out before anything else.
-    pending: Option<on_executor::Pending>,
+    pending: Option<Box<on_executor::Pending>>,
     /// How many messages have been pending so far.
     begun: u64,
     /// The first of those that could not be sent as a whole.

@@ -126,7 +126,7 @@ impl Connection {
             let Some(message) = message.take() else { return Ok(true) };
             outgoing.begun += 1;
             *number = outgoing.begun;
-            outgoing.pending = Some(Pending { message, at: 0 });
+            outgoing.pending = Some(Box::new(Pending { message, at: 0 }));
         }
     }
 
