@@ -38,7 +38,9 @@ pub use mp_core::connection::{Connection, pipe, simplex_pipe};
 #[doc(inline)]
 pub use mp_core::handle::Handle;
 #[doc(inline)]
-pub use mp_core::listener::{Address, Listener, ListenerBuilder, Peer, connect, connect_timeout};
+pub use mp_core::listener::{
+    Address, Listener, ListenerBuilder, Peer, connect, connect_async, connect_timeout,
+};
 #[doc(inline)]
 pub use mp_core::wait::wait_ready;
 #[doc(inline)]

@@ -49,6 +49,7 @@ const NAMES: &[&str] = &[
     "allow_connection_pickling",
     "as_completed",
     "connect",
+    "connect_async",
     "connect_timeout",
     "core",
     "cpu_count",

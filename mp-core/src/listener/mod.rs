@@ -18,6 +18,7 @@
 mod address;
 mod builder;
 mod connect;
+mod connect_async;
 mod peer;
 mod place;
 mod state;
@@ -32,6 +33,7 @@ use rustix::event::{PollFd, PollFlags};
 pub use self::address::Address;
 pub use self::builder::ListenerBuilder;
 pub use self::connect::{connect, connect_timeout};
+pub use self::connect_async::connect_async;
 pub use self::peer::Peer;
 use self::place::Place;
 use self::state::{Doorbell, State};

@@ -409,3 +409,29 @@ fn accepting_on_any_executor() {
         assert!(matches!(error, Error::Authentication { .. }), "{error}");
     });
 }
+
+#[test]
+fn connecting_on_any_executor() {
+    families(|address| {
+        let listener = keyed().backlog(0).bind(&address).unwrap();
+        let address = listener.address().unwrap();
+        thread::scope(|scope| {
+            // More than the queue takes.
+            let clients: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| block_on(connect_async(address, Some(&key()))).unwrap().recv::<i32>())
+                })
+                .collect();
+            for _ in 0..4 {
+                listener.accept_timeout(LONG).unwrap().send(&1729).unwrap();
+            }
+            clients.into_iter().for_each(|client| assert_eq!(client.join().unwrap().unwrap(), 1729));
+            let stranger = scope.spawn(|| block_on(connect_async(address, Some(&AuthKey::new([])))));
+            assert!(matches!(listener.accept_timeout(LONG), Err(Error::Authentication { .. })));
+            assert!(matches!(stranger.join().unwrap(), Err(Error::Authentication { .. })));
+        });
+        let bound = address.clone();
+        drop(listener);
+        assert!(matches!(block_on(connect_async(&bound, None)), Err(Error::Io { .. })));
+    });
+}
