@@ -12,7 +12,7 @@
 //! of threads and tasks can accept, no client waits behind another, and blocking, timed and async forms
 //! differ only in how they wait. The bell is rung while there are clients to hand out, or when the listener is closed.
 //!
-//! Until a client has proved itself it costs a descriptor and some hundred bytes, and at most [`MOST`] of them
+//! Until a client has proved itself it costs a descriptor and some hundred bytes, and at most 128 of them
 //! are held: if more come, the one that has been silent for longest goes.
 
 mod address;
@@ -43,7 +43,7 @@ use crate::message::SharedFd;
 use crate::wait::{deadline, poll_until, readable};
 use crate::{Error, Result};
 
-/// Handshakes under way at the same time.
+/// Handshakes under way at the same time; the documentation above names the number.
 const MOST: usize = 128;
 
 /// Accepts connections at an address.
