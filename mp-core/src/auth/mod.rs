@@ -1,7 +1,7 @@
 //! Proving to a peer that one knows a secret, without telling it.
 //!
 //! Nothing here outlives the handshake: if either process dies in it, the other one sees the end of the stream
-//! and gets [`Error::Authentication`](crate::Error::Authentication).
+//! and gets [`Error::Authentication`].
 //!
 //! # Design
 //!
