@@ -8,7 +8,7 @@
 //! - [`Lock`], [`RLock`], [`Semaphore`], [`Condition`], [`Event`], [`Barrier`]: locks and their kin that outlive their holders
 //! - [`Value`], [`Array`], [`SharedVec`], [`SharedMemory`], [`ShareableList`]: memory that processes share
 //! - [`pipe`], [`Connection`], [`wait_ready`]: messages between two processes
-//! - [`Value`], [`Array`]: memory that processes share, with a lock
+//! - [`Listener`], [`connect`]: connections between programs and machines, with keys
 //! - [`FsQueue`]: a directory that is a queue, for processes that know nothing of each other
 //! - [`Handle`]: files and sockets inside messages; [`Bulk`]: arrays of plain data as one copy
 //! - [`core`]: what all of this is made of
@@ -40,6 +40,10 @@ pub use mp_core::codec::Bulk;
 pub use mp_core::connection::{Connection, pipe, simplex_pipe};
 #[doc(inline)]
 pub use mp_core::handle::Handle;
+#[doc(inline)]
+pub use mp_core::listener::{
+    Address, Listener, ListenerBuilder, Peer, connect, connect_async, connect_timeout,
+};
 #[doc(inline)]
 pub use mp_core::wait::wait_ready;
 #[doc(inline)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use multiprocess::core::Error;
 use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::core::wait::wait_ready;
-use multiprocess::{Pool, ProcessError};
+use multiprocess::{Address, Listener, Pool, ProcessError, connect, current_process};
 use rustix::process::{Pid, Signal, kill_process};
 
 use common::{for_each_method, is_running, state_of, wait_until};
@@ -89,6 +89,55 @@ fn split_frame(connection: &Connection, length: u64) -> impl Fn(&[u8]) {
     header[..8].copy_from_slice(&length.to_le_bytes());
     std::io::Write::write_all(&mut &raw, &header).expect("written");
     move |part| std::io::Write::write_all(&mut &raw, part).expect("written")
+}
+
+#[test]
+fn eint_02_accept() {
+    for_each_method(|context| {
+        let key = || current_process().authkey().clone();
+        let child = |there: Connection, with_key: bool| {
+            count_signals();
+            let builder = Listener::builder();
+            let builder =
+                if with_key { builder.authkey(current_process().authkey().clone()) } else { builder };
+            let listener = builder.bind_fresh().expect("a listener");
+            there.send(listener.address().expect("an address")).expect("sent");
+            listener.accept().expect("a client").send("welcome").expect("sent");
+            there.send(&SIGNALS.load(SeqCst)).expect("sent");
+        };
+        for with_key in [false, true] {
+            let (here, there) = pipe().expect("a pipe");
+            let child = context.process(child, (there, with_key)).start().expect("a child");
+            let address: Address = here.recv().expect("an address");
+            (0..5).for_each(|_| interrupt(child.pid()));
+            let client = connect(address, with_key.then(key).as_ref()).expect("a connection");
+            assert_eq!(client.recv::<String>().expect("a word"), "welcome");
+            assert!(here.recv::<u32>().expect("a count") >= 1);
+            child.join().expect("an orderly end");
+        }
+    });
+}
+
+/// Connecting, too, while nobody accepts.
+#[test]
+fn eint_02_connect() {
+    for_each_method(|context| {
+        let listener = Listener::builder().authkey(current_process().authkey().clone()).bind_fresh();
+        let listener = listener.expect("a listener");
+        let child = |address: Address, there: Connection| {
+            count_signals();
+            there.send("ready").expect("sent");
+            let client = connect(address, Some(current_process().authkey())).expect("a connection");
+            client.send(&SIGNALS.load(SeqCst)).expect("sent");
+        };
+        let (here, there) = pipe().expect("a pipe");
+        let address = listener.address().expect("an address").clone();
+        let child = context.process(child, (address, there)).start().expect("a child");
+        assert_eq!(here.recv::<String>().expect("a word of the child"), "ready");
+        (0..5).for_each(|_| interrupt(child.pid()));
+        assert!(listener.accept().expect("a client").recv::<u32>().expect("a count") >= 1);
+        child.join().expect("an orderly end");
+    });
 }
 
 #[test]

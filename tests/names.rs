@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 /// Every public name; a change here is a change of what users have.
 const NAMES: &[&str] = &[
+    "Address",
     "Array",
     "AuthKey",
     "Barrier",
@@ -26,12 +27,15 @@ const NAMES: &[&str] = &[
     "Handle",
     "InitializeError",
     "JoinableQueue",
+    "Listener",
+    "ListenerBuilder",
     "Lock",
     "LockGuard",
     "Logger",
     "OnError",
     "PanicReport",
     "ParentProcess",
+    "Peer",
     "Permit",
     "Pool",
     "PoolBuilder",
@@ -70,6 +74,9 @@ const NAMES: &[&str] = &[
     "active_children",
     "allow_connection_pickling",
     "as_completed",
+    "connect",
+    "connect_async",
+    "connect_timeout",
     "copy",
     "core",
     "cpu_count",

@@ -3,10 +3,12 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use multiprocess::Context;
 use multiprocess::core::Error;
 use multiprocess::core::connection::{Connection, pipe, simplex_pipe};
 use multiprocess::core::wait::wait_ready;
@@ -43,6 +45,81 @@ fn wait_01_four_writers() {
         assert_eq!(pairs.len(), 40);
         assert_eq!(pairs.into_iter().collect::<BTreeSet<_>>(), expected.collect());
         children.iter().for_each(|child| child.join().expect("an orderly end"));
+    });
+}
+
+/// Four children that each write ten lines to a socket of a server, with or without pauses.
+fn sockets(context: Context, pause: Duration) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let child = |address: SocketAddr, pause: Duration, seed: u32| {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        for number in 0..10 {
+            std::thread::sleep(pause * (seed * 7 + number * 5 % 4) / 10);
+            writeln!(stream, "{number}").expect("written");
+        }
+    };
+    let start = |seed| context.process(child, (address, pause, seed)).start().expect("a child");
+    let children: Vec<_> = (0..4_u32).map(start).collect();
+    let mut open: Vec<(TcpStream, String)> =
+        (0..4).map(|_| (listener.accept().expect("a client").0, String::new())).collect();
+    let mut texts = Vec::new();
+    while !open.is_empty() {
+        let streams: Vec<&TcpStream> = open.iter().map(|(stream, _)| stream).collect();
+        let ready = wait_ready(&streams, Some(SOON)).expect("a wait");
+        assert!(!ready.is_empty(), "nothing is ready, {} sockets are left", open.len());
+        for position in ready.into_iter().rev() {
+            let (stream, text) = &mut open[position];
+            let mut bytes = [0; 32];
+            let got = stream.read(&mut bytes).expect("bytes");
+            text.push_str(std::str::from_utf8(&bytes[..got]).expect("text"));
+            if got == 0 {
+                texts.push(open.remove(position).1);
+            }
+        }
+    }
+    assert_eq!(texts, vec!["0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"; 4]);
+    children.iter().for_each(|child| child.join().expect("an orderly end"));
+}
+
+#[test]
+fn wait_02_sockets() {
+    for_each_method(|context| sockets(context, Duration::ZERO));
+}
+
+#[test]
+fn wait_03_slow_sockets() {
+    for_each_method(|context| sockets(context, Duration::from_millis(20)));
+}
+
+/// WAIT-07: processes and a thread, which shows by a pipe that it is done.
+#[test]
+fn wait_07_processes_and_threads_together() {
+    for_each_method(|context| {
+        let child = |there: Connection| there.recv::<()>().expect("leave to go");
+        let start = || {
+            let (here, there) = pipe().expect("a pipe");
+            (context.process(child, (there,)).start().expect("a child"), here)
+        };
+        let ((first, let_first), (second, let_second)) = (start(), start());
+        let (done, finish) = simplex_pipe().expect("a pipe");
+        let (let_thread, wait) = pipe().expect("a pipe");
+        let thread = std::thread::spawn(move || {
+            wait.recv::<()>().expect("leave to go");
+            drop(finish);
+        });
+        let all = [first.sentinel(), second.sentinel(), done.as_fd()];
+        let ready = |limit| wait_ready(&all, Some(limit)).expect("a wait");
+        assert_eq!(ready(Duration::from_millis(20)), []);
+        let_first.send(&()).expect("sent");
+        assert_eq!(ready(SOON), [0]);
+        let_thread.send(&()).expect("sent");
+        thread.join().expect("no panic");
+        assert_eq!(ready(SOON), [0, 2]);
+        let_second.send(&()).expect("sent");
+        second.join().expect("an orderly end");
+        first.join().expect("an orderly end");
+        assert_eq!(ready(SOON), [0, 1, 2]);
     });
 }
 

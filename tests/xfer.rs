@@ -242,6 +242,7 @@ struct Everything {
     plain: File,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a value as users may have it")]
 #[derive(Serialize, Deserialize)]
 enum Kind {
     Nothing,

@@ -16,7 +16,6 @@ use mp_core::process::entry::Hello;
 use mp_core::process::{exit, lifeline};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
-use crate::authkey::AuthKey;
 use crate::child::{Farewell, lock, split_head, with_head};
 use crate::current::{self, ParentProcess, Record};
 use crate::launch::{LocalCall, flush_streams, inherit_executable};
@@ -25,6 +24,7 @@ use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation};
 use crate::stdio::{complain, put_in_place};
 use crate::{children, panic_report};
+use mp_core::auth::AuthKey;
 
 /// How a child leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

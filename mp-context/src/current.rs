@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use mp_core::wait::wait_ready;
 
-use crate::authkey::AuthKey;
 use crate::method::StartMethod;
+use mp_core::auth::AuthKey;
 
 /// This process as seen from inside. Follows the object of Python's `multiprocessing.current_process()`.
 ///

@@ -13,7 +13,6 @@
 //! Whatever ends a process, its parent is told how; whatever ends the parent, its children end with it.
 #![forbid(unsafe_code)]
 
-mod authkey;
 mod backtrace;
 mod bootstrap;
 mod builder;
@@ -39,7 +38,6 @@ mod server;
 mod stdio;
 mod wait;
 
-pub use authkey::AuthKey;
 pub use builder::{ProcessBuilder, StartingProcess, active_children, process};
 pub use context::{Context, get_context};
 pub use cpu::cpu_count;
@@ -54,6 +52,7 @@ pub use method::{
     StartMethod, default_start_method, get_all_start_methods, get_start_method, recommended_start_method,
     set_start_method,
 };
+pub use mp_core::auth::AuthKey;
 pub use mp_core::process::entry::freeze_support;
 pub use panic_report::catch;
 pub use physical::physical_cpu_count;

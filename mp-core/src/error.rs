@@ -9,7 +9,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What can go wrong with values, functions, connections and shared memory.
 ///
-/// Follows the exceptions of Python's `multiprocessing`: `BufferTooShort`, `EOFError`, `OSError`, `ValueError`.
+/// Follows the exceptions of Python's `multiprocessing`: `BufferTooShort`, `AuthenticationError`,
+/// `EOFError`, `OSError`, `ValueError`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -104,12 +105,26 @@ pub enum Error {
         /// Why it is refused.
         reason: String,
     },
+    /// The peer did not prove that it may talk to this process, or this process could not prove itself to it.
+    #[error("authentication with {peer} failed in process {pid}: {reason}", pid = std::process::id())]
+    Authentication {
+        /// The peer, as far as it is known.
+        peer: String,
+        /// Why.
+        reason: String,
+    },
     /// The time limit passed first.
     #[error("{what} did not finish in time in process {pid}", pid = std::process::id())]
     Timeout {
         /// The operation.
         what: &'static str,
     },
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Error {
+        match never {}
+    }
 }
 
 impl Error {

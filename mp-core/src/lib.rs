@@ -7,6 +7,7 @@
 compile_error!("multiprocess needs Linux on a 64-bit CPU");
 
 pub mod arena;
+pub mod auth;
 pub mod codec;
 pub mod connection;
 pub mod deadline;
@@ -16,6 +17,7 @@ pub mod futex;
 pub mod handle;
 mod image;
 pub mod link;
+pub mod listener;
 pub mod liveness;
 pub mod message;
 pub mod parcel;

@@ -29,7 +29,8 @@ use crate::{Error, Result};
 
 const WHAT: &str = "connection";
 const HEADER: usize = 16;
-const MAGIC: u32 = u32::from_le_bytes(*b"mp\x01\n");
+/// What each header ends with.
+pub(crate) const MAGIC: [u8; 4] = *b"mp\x01\n";
 /// Descriptors in one go; the kernel allows 253.
 const BATCH: usize = 250;
 /// More descriptors than any process may have open are not believed.
@@ -41,60 +42,60 @@ fn header(length: u64, fds: u32) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[..8].copy_from_slice(&length.to_le_bytes());
     header[8..12].copy_from_slice(&fds.to_le_bytes());
-    header[12..].copy_from_slice(&MAGIC.to_le_bytes());
+    header[12..].copy_from_slice(&MAGIC);
     header
 }
 
-/// Writes one message; when it fails after the first byte, the stream is beyond repair, and `started` says
-/// so.
+/// Writes one message from byte `at` of its frame on, and moves `at` along; a message can be written in several goes.
+///
+/// When it fails with `at` inside the frame, nothing else may be written before the rest of it.
 pub(super) fn send(
     socket: BorrowedFd<'_>,
     body: &[u8],
     fds: &Fds,
     deadline: Option<Instant>,
-    started: &mut bool,
+    at: &mut usize,
 ) -> Result<()> {
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
     let count = u32::try_from(fds.len()).ok().filter(|count| *count <= MOST_FDS).ok_or_else(|| {
         Error::TooLong { what: "descriptor table", length: fds.len() as u64, limit: MOST_FDS.into() }
     })?;
     let header = header(body.len() as u64, count);
-    let mut batches = fds.chunks(BATCH);
-    let first = batches.next().unwrap_or_default();
-    if fds.len() <= BATCH {
-        return send_all(socket, &header, body, first, deadline, started);
+    let fillers = fds.len().saturating_sub(BATCH).div_ceil(BATCH);
+    // Each batch comes with the first byte of the header, or with one filler byte.
+    let batch = |number: usize| fds.chunks(BATCH).nth(number).unwrap_or_default();
+    let body_at = HEADER + fillers;
+    while *at < HEADER {
+        let (fds, body) = (if *at == 0 { batch(0) } else { &[] }, if fillers == 0 { body } else { &[] });
+        *at += send_some(socket, &header[*at..], body, fds, deadline)?;
     }
-    send_all(socket, &header, &[], first, deadline, started)?;
-    for batch in batches {
-        send_all(socket, &[0], &[], batch, deadline, started)?;
+    while *at < body_at {
+        *at += send_some(socket, &[0], &[], batch(*at - HEADER + 1), deadline)?;
     }
-    send_all(socket, &[], body, &[], deadline, started)
+    while *at < body_at + body.len() {
+        *at += send_some(socket, &[], &body[*at - body_at..], &[], deadline)?;
+    }
+    Ok(())
 }
 
-fn send_all(
+/// Writes some bytes, and the descriptors with the first of them; returns how many.
+fn send_some(
     socket: BorrowedFd<'_>,
-    mut first: &[u8],
-    mut second: &[u8],
-    mut fds: &[BorrowedFd<'_>],
+    first: &[u8],
+    second: &[u8],
+    fds: &[BorrowedFd<'_>],
     deadline: Option<Instant>,
-    started: &mut bool,
-) -> Result<()> {
+) -> Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
     let flags =
         SendFlags::NOSIGNAL | if deadline.is_some() { SendFlags::DONTWAIT } else { SendFlags::empty() };
-    while !first.is_empty() || !second.is_empty() {
+    loop {
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
             return Err(Error::Invalid { what: "descriptors", reason: "too many at once".into() });
         }
         match sendmsg(socket, &[IoSlice::new(first), IoSlice::new(second)], &mut control, flags) {
-            Ok(sent) => {
-                *started = true;
-                fds = &[];
-                let of_first = sent.min(first.len());
-                first = &first[of_first..];
-                second = &second[sent - of_first..];
-            }
+            Ok(sent) => return Ok(sent),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, deadline, "sending a message")?,
             // The peer left without having read everything.
@@ -102,7 +103,6 @@ fn send_all(
             Err(errno) => return Err(Error::io("sending a message on a connection", errno)),
         }
     }
-    Ok(())
 }
 
 fn wait(
@@ -170,8 +170,12 @@ impl Incoming {
             self.started += got;
             if self.started == HEADER {
                 let (_, count, magic) = self.fields();
-                if magic != MAGIC || count > MOST_FDS {
+                if magic != u32::from_le_bytes(MAGIC) || count > MOST_FDS {
+                    let notice = crate::auth::notice(&self.header);
                     *self = Incoming { broken: true, ..Incoming::default() };
+                    if let Some(reason) = notice {
+                        return Err(Error::Authentication { peer: "the peer".into(), reason: reason.into() });
+                    }
                     let reason = "the peer does not speak this protocol".into();
                     return Err(Error::Decode { type_name: "message header", reason });
                 }

@@ -14,6 +14,8 @@
 
 mod frame;
 mod gate;
+mod halves;
+mod on_executor;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -27,9 +29,10 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub(crate) use self::frame::MAGIC;
 use self::frame::{Incoming, Received};
 use self::gate::{Gate, Pass};
-use crate::message::{Fds, Message, decode_from, encode_into};
+use crate::message::{Fds, Message, SharedFd, decode_from, encode_into};
 use crate::wait::{deadline, poll_until};
 use crate::{Error, Result, handle};
 
@@ -54,7 +57,7 @@ const KEEP: usize = 1 << 20;
 /// # }
 /// ```
 pub struct Connection {
-    socket: OwnedFd,
+    socket: SharedFd,
     closed: AtomicBool,
     direction: Direction,
     carries_fds: bool,
@@ -72,8 +75,14 @@ enum Direction {
 
 #[derive(Default)]
 struct Outgoing {
-    /// A message was left half written.
+    /// A message was left half written, and the rest of it is lost; or this direction was ended.
     broken: bool,
+    /// What an async send has begun to write: it goes out before anything else.
+    pending: Option<Box<on_executor::Pending>>,
+    /// How many messages have been pending so far.
+    begun: u64,
+    /// The first of those that could not be sent as a whole.
+    lost_from: Option<u64>,
 }
 
 /// Two connected ends, each for both directions. Follows `multiprocessing.Pipe()`.
@@ -134,7 +143,7 @@ impl Connection {
 
     fn new(socket: OwnedFd, direction: Direction, carries_fds: bool) -> Connection {
         Connection {
-            socket,
+            socket: Arc::new(socket),
             closed: AtomicBool::new(false),
             direction,
             carries_fds,
@@ -368,24 +377,30 @@ impl Connection {
         received.map_err(|error| self.unless_closed(error))
     }
 
-    fn send_parts(&self, body: &[u8], mut fds: Fds, deadline: Option<Instant>) -> Result<()> {
+    fn check_fds(&self, fds: &Fds) -> Result<()> {
         if !self.carries_fds && !fds.is_empty() {
             let reason = format!("{} descriptors cannot travel over a network socket", fds.len());
             return Err(Error::Encode { type_name: "message", reason });
         }
+        Ok(())
+    }
+
+    fn send_parts(&self, body: &[u8], mut fds: Fds, deadline: Option<Instant>) -> Result<()> {
+        self.check_fds(&fds)?;
         let mut outgoing =
             self.outgoing.enter(deadline).ok_or(Error::Timeout { what: "sending a message" })?;
         self.check("send")?;
         if outgoing.broken {
             return Err(Error::Closed { what: "write side of this connection" });
         }
-        let mut started = false;
-        let sent = frame::send(self.as_fd(), body, &fds, deadline, &mut started);
+        self.finish_pending(&mut outgoing, deadline)?;
+        let mut at = 0;
+        let sent = frame::send(self.as_fd(), body, &fds, deadline, &mut at);
         match &sent {
             Ok(()) => fds.delivered(),
             // Whoever sends to a peer that is gone learns that each time.
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => {}
-            Err(_) => outgoing.broken = started,
+            Err(_) => outgoing.broken = at > 0,
         }
         sent.map_err(|error| self.unless_closed(error))
     }
@@ -435,6 +450,12 @@ impl Serialize for Connection {
                 let reason = "a message is being received on it".into();
                 return Err(Error::Encode { type_name: "Connection", reason });
             }
+            let half =
+                self.outgoing.enter(Some(Instant::now())).is_some_and(|outgoing| outgoing.pending.is_some());
+            if half {
+                let reason = "a message is being sent on it".into();
+                return Err(Error::Encode { type_name: "Connection", reason });
+            }
             let duplicate = self.socket.try_clone();
             let duplicate =
                 duplicate.map_err(|error| Error::io("duplicating a connection for a message", error))?;
@@ -453,3 +474,5 @@ impl<'de> Deserialize<'de> for Connection {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_async;

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 pub use self::helper::helper_thread;
 pub(crate) use self::helper::mask_for_children;
+pub(crate) use self::reactor::writable;
 pub use self::reactor::{Readable, readable};
 pub use self::word::{WordChanged, word_changed};
 use crate::{Error, Result};

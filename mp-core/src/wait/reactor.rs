@@ -95,13 +95,14 @@ impl Reactor {
     }
 
     /// Registers a wait for `fd`; `None` if it is of a kind that is always ready, such as a file.
-    fn register(&self, fd: &SharedFd, waker: Waker) -> Result<Option<u64>> {
+    fn register(&self, fd: &SharedFd, interest: PollFlags, waker: Waker) -> Result<Option<u64>> {
         let failed = |errno| Error::io("registering an async wait", errno);
         let duplicate = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(failed)?;
         let mut waits = lock(&self.waits);
         let key = waits.next;
         waits.next += 1;
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        let event = if interest == PollFlags::OUT { epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
+        let flags = event | epoll::EventFlags::ONESHOT;
         match epoll::add(&self.epoll, &duplicate, epoll::EventData::new_u64(key), flags) {
             Ok(()) => {}
             Err(Errno::PERM) => return Ok(None),
@@ -143,19 +144,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Dropping the future ends the wait. When the process at the other end dies, the wait is over. Errors:
 /// [`Error::Io`].
 pub fn readable(fd: SharedFd) -> Readable {
-    Readable { fd, wait: None }
+    Readable { fd, interest: PollFlags::IN, wait: None }
+}
+
+/// Waits until something can be written to `fd`, or nothing ever again; otherwise as [`readable`].
+pub(crate) fn writable(fd: SharedFd) -> Readable {
+    Readable { fd, interest: PollFlags::OUT, wait: None }
 }
 
 /// The future of [`readable`].
 #[must_use = "futures do nothing unless awaited"]
 pub struct Readable {
     fd: SharedFd,
+    interest: PollFlags,
     wait: Option<(Arc<Reactor>, u64)>,
 }
 
 impl Readable {
     fn is_ready(&self) -> Result<bool> {
-        let ready = poll_until(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(Instant::now()));
+        let ready = poll_until(&mut [PollFd::new(&self.fd, self.interest)], Some(Instant::now()));
         Ok(ready.map_err(|errno| Error::io("polling in an async wait", errno))? > 0)
     }
 
@@ -185,7 +192,7 @@ impl Future for Readable {
         // The first time, or the registration was used up by somebody who read before us, or by a fork.
         self.forget();
         let registered = Reactor::get().and_then(|reactor| {
-            Ok(reactor.register(&self.fd, context.waker().clone())?.map(|key| (reactor, key)))
+            Ok(reactor.register(&self.fd, self.interest, context.waker().clone())?.map(|key| (reactor, key)))
         });
         match registered {
             Ok(None) => Poll::Ready(Ok(())),
