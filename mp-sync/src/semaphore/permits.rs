@@ -304,10 +304,8 @@ impl Permits<'_> {
             return;
         }
         let Some(index) = taken.word() else { return self.give_back_nowhere() };
-        // Whoever starves waits a little longer if it is missed here.
-        let starving = self.head.turn.load(Relaxed) & STARVING != 0;
-        if self.bring(index, taken.holder.bits(), starving) {
-            self.brought(index, starving);
+        if self.exchange(index, taken.holder.bits(), FREE) {
+            self.brought(index);
         }
     }
 
@@ -317,26 +315,30 @@ impl Permits<'_> {
         self.notify();
     }
 
-    /// Makes `from` a permit that others can take; whether it was `from`.
+    /// Changes a word where a permit is brought, if it is `from`; whether it was. [`brought`](Self::brought) comes next.
     #[inline]
-    pub fn bring(self, index: usize, from: u64, reserved: bool) -> bool {
-        let to = if reserved { RESERVED } else { FREE };
+    pub fn exchange(self, index: usize, from: u64, to: u64) -> bool {
         self.words[index].compare_exchange(from, to, SeqCst, Relaxed).is_ok()
     }
 
-    /// After [`bring`](Self::bring): wakes one who sleeps.
+    /// After a word became `FREE` or `RESERVED`: wakes one who sleeps.
     #[inline]
-    pub fn brought(self, index: usize, reserved: bool) {
+    pub fn brought(self, index: usize) {
         order();
-        if reserved || self.head.turn.load(SeqCst) & CALLS != 0 {
-            self.brought_slow(index, reserved);
+        let turn = self.head.turn.load(SeqCst);
+        if turn & CALLS != 0 {
+            self.brought_slow(index, turn);
         }
     }
 
     #[cold]
-    fn brought_slow(self, index: usize, reserved: bool) {
+    fn brought_slow(self, index: usize, turn: u32) {
         self.head.brought.store(index as u32, Relaxed);
-        if !self.notify() && reserved && self.bring(index, RESERVED, false) {
+        if turn & STARVING != 0 {
+            // A newcomer may have been faster.
+            self.exchange(index, FREE, RESERVED);
+        }
+        if !self.notify() && self.exchange(index, RESERVED, FREE) {
             self.notify();
         }
     }
@@ -357,13 +359,10 @@ impl Permits<'_> {
 
     /// For one who slept, and announced itself since: if there is more than it took, somebody else may sleep beside it.
     fn pass_on(self) {
-        let found = self.indices().find_map(|index| {
-            let word = self.words[index].load(SeqCst);
-            (word == FREE || word == RESERVED).then_some((index, word == RESERVED))
-        });
-        match found {
-            Some((index, reserved)) => self.brought(index, reserved),
-            None if self.has_spare() => drop(self.notify()),
+        let is_there = |index: &usize| [FREE, RESERVED].contains(&self.words[*index].load(SeqCst));
+        match self.indices().find(is_there) {
+            Some(index) => self.brought(index),
+            None if self.has_spare() => _ = self.notify(),
             None => {}
         }
     }
@@ -391,13 +390,12 @@ impl Permits<'_> {
 
     /// Brings a permit where there is none.
     fn fill_gap(self) -> bool {
-        let starving = self.head.turn.load(Relaxed) & STARVING != 0;
         let start = hint::get(self.head, self.words.len());
         let filled = (start..self.words.len())
             .chain(0..start)
-            .find(|index| self.words[*index].load(Relaxed) == ABSENT && self.bring(*index, ABSENT, starving));
+            .find(|index| self.words[*index].load(Relaxed) == ABSENT && self.exchange(*index, ABSENT, FREE));
         if let Some(index) = filled {
-            self.brought(index, starving);
+            self.brought(index);
         }
         filled.is_some()
     }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use mp_core::deadline::Deadline;
 use mp_core::futex::{AtomicU64, Ordering::*};
 
-use super::permits::{ABSENT, Denied, MOVING, Permits, Taken};
+use super::permits::{ABSENT, Denied, FREE, MOVING, Permits, Taken};
 use crate::holder::Holder;
 use crate::raw_lock::Hold;
 
@@ -165,9 +165,9 @@ impl Permits<'_> {
         let noted = noted(self.head.spare.load(SeqCst));
         if let Some(index) = noted
             && index < self.words.len()
-            && self.bring(index, MOVING, false)
+            && self.exchange(index, MOVING, FREE)
         {
-            self.brought(index, false);
+            self.brought(index);
         }
         self.clear_note();
         for word in self.words {
