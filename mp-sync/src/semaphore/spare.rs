@@ -131,7 +131,7 @@ impl Permits<'_> {
 
     /// The second step; `false` if there is none any more.
     pub(super) fn move_to(self, index: usize) -> bool {
-        let moves = |spare| (free(spare) != 0).then(|| spare - ONE_FREE | note(index));
+        let moves = |spare| (free(spare) != 0).then(|| (spare - ONE_FREE) | note(index));
         update(&self.head.spare, moves).is_some()
     }
 
