@@ -423,7 +423,9 @@ fn kill_at_random<H: Hold>(context: Context, held: H, one_at_a_time: bool) {
         });
         *victim = start();
     }
-    victims.iter().for_each(|victim| drop(kill(victim)));
+    for victim in &victims {
+        kill(victim);
+    }
     board.stop.store(1, Relaxed);
     survivors.iter().for_each(|survivor| survivor.join().expect("nothing was wrong"));
 }

@@ -72,6 +72,9 @@ pub(super) const CEILING: u32 = i32::MAX as u32;
 /// Looks before a sleep, with twice the pause before each next one; some microseconds in all.
 #[cfg(not(loom))]
 const SPINS: u32 = 7;
+/// Words through which a look takes as long as the spin should.
+#[cfg(not(loom))]
+const MANY: usize = 1024;
 
 /// What precedes the words.
 #[derive(Debug, Default)]
@@ -192,9 +195,9 @@ impl Permits<'_> {
                 return self.try_slow(me);
             }
             asleep_since.get_or_insert_with(Instant::now);
-            if wait(&self.head.turn, seen, patience.next()) == WaitResult::TimedOut
-                && let Some(taken) = self.recover(me)
-            {
+            if wait(&self.head.turn, seen, patience.next()) != WaitResult::TimedOut {
+                hint::set(self.head, self.head.brought.load(Relaxed) as usize);
+            } else if let Some(taken) = self.recover(me) {
                 return Ok(taken);
             }
         }
@@ -234,7 +237,8 @@ impl Permits<'_> {
     /// A few looks before the sleep, ever further apart: each one takes the words from the holders' caches.
     #[cfg(not(loom))]
     fn spin(self, me: Holder) -> Option<Taken> {
-        (0..SPINS).find_map(|round| {
+        let looks = if self.words.len() > MANY || self.has_spare() { 1 } else { SPINS };
+        (0..looks).find_map(|round| {
             let found = self.find(me, false);
             if found.is_none() {
                 (0..1 << round).for_each(|_| spin_loop());
@@ -271,11 +275,7 @@ impl Permits<'_> {
 
     /// All of them, from where there is likely to be one.
     fn indices(self) -> impl Iterator<Item = usize> {
-        let start = match self.head.turn.load(Relaxed) & CALLS {
-            0 => hint::get(self.head, self.words.len()),
-            _ => self.head.brought.load(Relaxed) as usize,
-        };
-        let start = start.min(self.words.len());
+        let start = hint::get(self.head, self.words.len());
         (start..self.words.len()).chain(0..start)
     }
 
