@@ -72,6 +72,9 @@ pub(super) const CEILING: u32 = i32::MAX as u32;
 /// Looks before a sleep, with twice the pause before each next one; some microseconds in all.
 #[cfg(not(loom))]
 const SPINS: u32 = 7;
+/// Words through which a look takes as long as the spin should.
+#[cfg(not(loom))]
+const MANY: usize = 1024;
 
 /// What precedes the words.
 #[derive(Debug, Default)]
@@ -192,9 +195,9 @@ impl Permits<'_> {
                 return self.try_slow(me);
             }
             asleep_since.get_or_insert_with(Instant::now);
-            if wait(&self.head.turn, seen, patience.next()) == WaitResult::TimedOut
-                && let Some(taken) = self.recover(me)
-            {
+            if wait(&self.head.turn, seen, patience.next()) != WaitResult::TimedOut {
+                hint::set(self.head, self.head.brought.load(Relaxed) as usize);
+            } else if let Some(taken) = self.recover(me) {
                 return Ok(taken);
             }
         }
@@ -234,7 +237,8 @@ impl Permits<'_> {
     /// A few looks before the sleep, ever further apart: each one takes the words from the holders' caches.
     #[cfg(not(loom))]
     fn spin(self, me: Holder) -> Option<Taken> {
-        (0..SPINS).find_map(|round| {
+        let looks = if self.words.len() > MANY || self.has_spare() { 1 } else { SPINS };
+        (0..looks).find_map(|round| {
             let found = self.find(me, false);
             if found.is_none() {
                 (0..1 << round).for_each(|_| spin_loop());
@@ -271,11 +275,7 @@ impl Permits<'_> {
 
     /// All of them, from where there is likely to be one.
     fn indices(self) -> impl Iterator<Item = usize> {
-        let start = match self.head.turn.load(Relaxed) & CALLS {
-            0 => hint::get(self.head, self.words.len()),
-            _ => self.head.brought.load(Relaxed) as usize,
-        };
-        let start = start.min(self.words.len());
+        let start = hint::get(self.head, self.words.len());
         (start..self.words.len()).chain(0..start)
     }
 
@@ -304,10 +304,8 @@ impl Permits<'_> {
             return;
         }
         let Some(index) = taken.word() else { return self.give_back_nowhere() };
-        // Whoever starves waits a little longer if it is missed here.
-        let starving = self.head.turn.load(Relaxed) & STARVING != 0;
-        if self.bring(index, taken.holder.bits(), starving) {
-            self.brought(index, starving);
+        if self.exchange(index, taken.holder.bits(), FREE) {
+            self.brought(index);
         }
     }
 
@@ -317,26 +315,30 @@ impl Permits<'_> {
         self.notify();
     }
 
-    /// Makes `from` a permit that others can take; whether it was `from`.
+    /// Changes a word where a permit is brought, if it is `from`; whether it was. [`brought`](Self::brought) comes next.
     #[inline]
-    pub fn bring(self, index: usize, from: u64, reserved: bool) -> bool {
-        let to = if reserved { RESERVED } else { FREE };
+    pub fn exchange(self, index: usize, from: u64, to: u64) -> bool {
         self.words[index].compare_exchange(from, to, SeqCst, Relaxed).is_ok()
     }
 
-    /// After [`bring`](Self::bring): wakes one who sleeps.
+    /// After a word became `FREE` or `RESERVED`: wakes one who sleeps.
     #[inline]
-    pub fn brought(self, index: usize, reserved: bool) {
+    pub fn brought(self, index: usize) {
         order();
-        if reserved || self.head.turn.load(SeqCst) & CALLS != 0 {
-            self.brought_slow(index, reserved);
+        let turn = self.head.turn.load(SeqCst);
+        if turn & CALLS != 0 {
+            self.brought_slow(index, turn);
         }
     }
 
     #[cold]
-    fn brought_slow(self, index: usize, reserved: bool) {
+    fn brought_slow(self, index: usize, turn: u32) {
         self.head.brought.store(index as u32, Relaxed);
-        if !self.notify() && reserved && self.bring(index, RESERVED, false) {
+        if turn & STARVING != 0 {
+            // A newcomer may have been faster.
+            self.exchange(index, FREE, RESERVED);
+        }
+        if !self.notify() && self.exchange(index, RESERVED, FREE) {
             self.notify();
         }
     }
@@ -357,13 +359,10 @@ impl Permits<'_> {
 
     /// For one who slept, and announced itself since: if there is more than it took, somebody else may sleep beside it.
     fn pass_on(self) {
-        let found = self.indices().find_map(|index| {
-            let word = self.words[index].load(SeqCst);
-            (word == FREE || word == RESERVED).then_some((index, word == RESERVED))
-        });
-        match found {
-            Some((index, reserved)) => self.brought(index, reserved),
-            None if self.has_spare() => drop(self.notify()),
+        let is_there = |index: &usize| [FREE, RESERVED].contains(&self.words[*index].load(SeqCst));
+        match self.indices().find(is_there) {
+            Some(index) => self.brought(index),
+            None if self.has_spare() => _ = self.notify(),
             None => {}
         }
     }
@@ -391,13 +390,12 @@ impl Permits<'_> {
 
     /// Brings a permit where there is none.
     fn fill_gap(self) -> bool {
-        let starving = self.head.turn.load(Relaxed) & STARVING != 0;
         let start = hint::get(self.head, self.words.len());
         let filled = (start..self.words.len())
             .chain(0..start)
-            .find(|index| self.words[*index].load(Relaxed) == ABSENT && self.bring(*index, ABSENT, starving));
+            .find(|index| self.words[*index].load(Relaxed) == ABSENT && self.exchange(*index, ABSENT, FREE));
         if let Some(index) = filled {
-            self.brought(index, starving);
+            self.brought(index);
         }
         filled.is_some()
     }

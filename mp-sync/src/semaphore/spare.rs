@@ -25,7 +25,7 @@ use std::time::Duration;
 use mp_core::deadline::Deadline;
 use mp_core::futex::{AtomicU64, Ordering::*};
 
-use super::permits::{ABSENT, Denied, MOVING, Permits, Taken};
+use super::permits::{ABSENT, Denied, FREE, MOVING, Permits, Taken};
 use crate::holder::Holder;
 use crate::raw_lock::Hold;
 
@@ -131,7 +131,7 @@ impl Permits<'_> {
 
     /// The second step; `false` if there is none any more.
     pub(super) fn move_to(self, index: usize) -> bool {
-        let moves = |spare| (free(spare) != 0).then(|| spare - ONE_FREE | note(index));
+        let moves = |spare| (free(spare) != 0).then(|| (spare - ONE_FREE) | note(index));
         update(&self.head.spare, moves).is_some()
     }
 
@@ -165,9 +165,9 @@ impl Permits<'_> {
         let noted = noted(self.head.spare.load(SeqCst));
         if let Some(index) = noted
             && index < self.words.len()
-            && self.bring(index, MOVING, false)
+            && self.exchange(index, MOVING, FREE)
         {
-            self.brought(index, false);
+            self.brought(index);
         }
         self.clear_note();
         for word in self.words {
