@@ -134,7 +134,7 @@ fn one_whose_time_is_over_was_told_or_is_gone() {
 
 #[test]
 fn what_one_is_told_who_dies_another_one_is_told() {
-    explore(3, || {
+    explore(2, || {
         let shop = Arc::new(Shop::default());
         let victim = run(&shop, 2, |shop| {
             let place = shop.with_lock(|| shop.table.register());
