@@ -347,7 +347,8 @@ fn cond_01_more_waiters_than_slots() {
             for _ in 0..MANY {
                 let _guard = condition.lock().expect("the lock");
                 stock.0.fetch_add(1, SeqCst);
-                assert_eq!(condition.notify_one().expect("the lock is held"), 1);
+                // It may find nobody: those who were called all at once are about to look.
+                condition.notify_one().expect("the lock is held");
             }
         });
         assert_eq!(stock.0.load(SeqCst), 0);

@@ -5,12 +5,14 @@
 use std::mem;
 use std::time::Duration;
 
+use mp_core::futex::wait;
 use serde::{Deserialize, Serialize};
 
 use super::table::Relock;
 use crate::error::{Error, Result};
 use crate::holder::DeadOwner;
 use crate::lock::{Lock, LockGuard, describe_owner};
+use crate::patience::Patience;
 use crate::raw_lock::{Hold, RawLock};
 use crate::rlock::RLock;
 
@@ -108,6 +110,7 @@ impl Relock for Interrupted<'_> {
     }
 
     fn resume(&mut self) {
+        let slept = self.let_the_notifier_leave();
         let died = match self.mutex {
             Mutex::Recursive(lock) => lock.acquire_again(self.depth),
             Mutex::Plain(lock) => {
@@ -115,5 +118,21 @@ impl Relock for Interrupted<'_> {
             }
         };
         self.died = died.or(self.died);
+        if slept {
+            // Others may sleep there still.
+            self.mutex.raw().announce();
+        }
+    }
+}
+
+impl Interrupted<'_> {
+    /// Who notified has the lock as a rule, and is about to release it: on the same CPU it cannot while we spin.
+    fn let_the_notifier_leave(&self) -> bool {
+        let raw = self.mutex.raw();
+        let turn = raw.announce();
+        if let Some(turn) = turn {
+            wait(raw.turn(), turn, Patience::new(None).next());
+        }
+        turn.is_some()
     }
 }
