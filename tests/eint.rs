@@ -264,6 +264,8 @@ fn the_threads_of_the_library_block_all_signals_and_their_children_none() {
         assert_eq!(of_task(), 0);
         drop(pool);
         log::set_max_level(log::LevelFilter::Off);
+    });
+}
 
 /// EINT-04: each is held elsewhere while the waiter gets a signal every 10 ms.
 #[test]

@@ -59,6 +59,10 @@ pub(crate) struct Parcel<'a> {
     pub fds: Fds,
 }
 
+/// What becomes of an item: gets a function that appends its bytes to a buffer, and its descriptors.
+pub(crate) type Each<'a> =
+    dyn FnMut(&mut dyn FnMut(&mut Vec<u8>) -> Result<()>, Result<Fds>) -> Result<()> + 'a;
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Channel {
     ring: Ring<RawLock>,
@@ -163,13 +167,7 @@ impl Channel {
 
     /// Gets up to `most` items, at least one: calls `each` with the bytes and descriptors of each, under the lock, before
     /// they are taken.
-    pub fn get(
-        &self,
-        most: usize,
-        wait: Wait,
-        taken: &dyn Fn(u64),
-        each: &mut dyn FnMut(&mut dyn FnMut(&mut Vec<u8>) -> Result<()>, Result<Fds>) -> Result<()>,
-    ) -> Result<()> {
+    pub fn get(&self, most: usize, wait: Wait, taken: &dyn Fn(u64), each: &mut Each<'_>) -> Result<()> {
         loop {
             match self.try_get(most, wait, taken, each) {
                 Err(Error::Empty) => {}
@@ -184,13 +182,7 @@ impl Channel {
     }
 
     /// As [`get`](Self::get), without waiting for an item.
-    pub fn try_get(
-        &self,
-        most: usize,
-        wait: Wait,
-        taken: &dyn Fn(u64),
-        each: &mut dyn FnMut(&mut dyn FnMut(&mut Vec<u8>) -> Result<()>, Result<Fds>) -> Result<()>,
-    ) -> Result<()> {
+    pub fn try_get(&self, most: usize, wait: Wait, taken: &dyn Fn(u64), each: &mut Each<'_>) -> Result<()> {
         let Some(held) = self.ring.get_lock().guard(wait.deadline()) else { return Err(Error::Empty) };
         // Before the look at the items: who closed it has put nothing since.
         let closed = self.ring.is_closed();
