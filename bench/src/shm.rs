@@ -1,12 +1,14 @@
 //! Values and arrays: changes under the lock, elements under a held guard and one by one, and what objects cost to make.
 
 use crate::crew::{self, for_a_while};
+use crate::mutex::{self, RawMutex};
 use crate::options::Options;
 use crate::record::{Label, Sink};
 use crate::turns::{self, Contender, Reduce};
 use anyhow::{Result, ensure};
-use multiprocess::{Array, Lock, Value};
+use multiprocess::{Array, Lock, RawArray, RawValue, Value};
 use std::hint::black_box;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// The limit of element access.
@@ -39,8 +41,19 @@ fn increments(options: &Options, sink: &mut Sink, count: usize) -> Result<()> {
         Ok(vec![rate])
     };
     let ours = Contender::new("ours", Label::None, set);
+    // Here it is the lock that keeps the increments apart: a load and a store would not.
+    let limit = Contender::new("limit", Label::Via(mutex::VIA), || {
+        let (mutex, value) = (RawMutex::new()?, RawValue::new(0_u64)?);
+        let arguments = (mutex, value.clone(), time);
+        let rate = crew::rate(options, count, &arguments, |(mutex, value, time)| {
+            let value = value.as_atomic();
+            for_a_while(time, || mutex.with(|| value.store(value.load(Relaxed) + 1, Relaxed)))
+        })?;
+        ensure!(value.get() > 0, "no increments");
+        Ok(vec![rate])
+    });
     let measure = format!("shared.value_increment.p{count}");
-    turns::take(options, sink, &measure, "inc/s", Reduce::Median, vec![ours])
+    turns::take(options, sink, &measure, "inc/s", Reduce::Median, vec![ours, limit])
 }
 
 /// Nanoseconds of each of `n` reads by turns of all elements.
@@ -90,7 +103,12 @@ fn elements(options: &Options, sink: &mut Sink) -> Result<()> {
     let ours = Contender::new("ours", Label::None, || read(n, |i| Ok(array.get(i)?)));
     turns::take(options, sink, "shared.array_locked.read", "ns", Reduce::Median, vec![ours])?;
     let ours = Contender::new("ours", Label::None, || write(n, |i, x| Ok(array.set(i, x)?)));
-    turns::take(options, sink, "shared.array_locked.write", "ns", Reduce::Median, vec![ours])
+    turns::take(options, sink, "shared.array_locked.write", "ns", Reduce::Median, vec![ours])?;
+    let raw = RawArray::from_slice(&array.to_vec()?)?;
+    let ours = Contender::new("ours", Label::None, || read(n, |i| Ok(raw.get(i)?)));
+    turns::take(options, sink, "shared.array_raw.read", "ns", Reduce::Median, vec![ours])?;
+    let ours = Contender::new("ours", Label::None, || write(n, |i, x| Ok(raw.set(i, x)?)));
+    turns::take(options, sink, "shared.array_raw.write", "ns", Reduce::Median, vec![ours])
 }
 
 fn create(options: &Options, sink: &mut Sink) -> Result<()> {
