@@ -46,7 +46,7 @@ fn increments(options: &Options, sink: &mut Sink, count: usize) -> Result<()> {
         let (mutex, value) = (RawMutex::new()?, RawValue::new(0_u64)?);
         let arguments = (mutex, value.clone(), time);
         let rate = crew::rate(options, count, &arguments, |(mutex, value, time)| {
-            let value = value.as_atomic();
+            let (mutex, value) = (mutex.find(), value.as_atomic());
             for_a_while(time, || mutex.with(|| value.store(value.load(Relaxed) + 1, Relaxed)))
         })?;
         ensure!(value.get() > 0, "no increments");

@@ -58,6 +58,7 @@ fn uncontended(options: &Options, sink: &mut Sink) -> Result<()> {
         vec![
             ours(|| each(n, || Ok(drop(lock.lock()?)))),
             limit(|| {
+                let raw = raw.find();
                 each(n, || {
                     raw.with(|| ());
                     Ok(())
@@ -84,6 +85,7 @@ fn contended(options: &Options, sink: &mut Sink, count: usize) -> Result<()> {
     });
     let raw = limit(|| {
         crew::rate(options, count, &(RawMutex::new()?, time), |(mutex, time)| {
+            let mutex = mutex.find();
             for_a_while(time, || mutex.with(|| ()))
         })
     });
@@ -104,7 +106,7 @@ fn contended(options: &Options, sink: &mut Sink, count: usize) -> Result<()> {
     });
     let raw = limit(|| {
         let longest = crew::each(options, count, &(RawMutex::new()?, time), |(mutex, time)| {
-            let mut longest = 0;
+            let (mutex, mut longest) = (mutex.find(), 0);
             for_a_while(time, || {
                 let start = crew::now();
                 longest = longest.max(mutex.with(crew::now) - start);
