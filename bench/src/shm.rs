@@ -66,16 +66,14 @@ fn read(n: usize, mut get: impl FnMut(usize) -> Result<u64>) -> Result<Vec<f64>>
     let time = start.elapsed();
     let rounds = (n / LENGTH) as u64;
     let expected = rounds * (LENGTH as u64 * (LENGTH as u64 - 1) / 2);
-    ensure!(n % LENGTH == 0 && sum == expected, "a wrong sum");
+    ensure!(n.is_multiple_of(LENGTH) && sum == expected, "a wrong sum");
     Ok(vec![time.as_nanos() as f64 / n as f64])
 }
 
 /// Nanoseconds of each of `n` writes by turns of all elements.
-fn write(n: usize, mut set: impl FnMut(usize, u64) -> Result<()>) -> Result<Vec<f64>> {
+fn write(n: usize, mut set: impl FnMut(usize, u64)) -> Result<Vec<f64>> {
     let start = Instant::now();
-    for i in 0..n {
-        set(i % LENGTH, (i % LENGTH) as u64)?;
-    }
+    (0..n).for_each(|i| set(i % LENGTH, (i % LENGTH) as u64));
     Ok(vec![start.elapsed().as_nanos() as f64 / n as f64])
 }
 
@@ -94,20 +92,20 @@ fn elements(options: &Options, sink: &mut Sink) -> Result<()> {
     {
         let (mut guard, mut slice) = (array.lock()?, vec![0; LENGTH]);
         let contenders = vec![
-            Contender::new("ours", Label::None, || write(n, |i, x| Ok(black_box(&mut guard)[i] = x))),
-            Contender::new("limit", Label::Via(SLICE), || write(n, |i, x| Ok(black_box(&mut slice)[i] = x))),
+            Contender::new("ours", Label::None, || write(n, |i, x| black_box(&mut guard)[i] = x)),
+            Contender::new("limit", Label::Via(SLICE), || write(n, |i, x| black_box(&mut slice)[i] = x)),
         ];
         turns::take(options, sink, "shared.array.write", "ns", Reduce::Median, contenders)?;
     }
     let n = options.samples(5_000_000) / LENGTH * LENGTH;
     let ours = Contender::new("ours", Label::None, || read(n, |i| Ok(array.get(i)?)));
     turns::take(options, sink, "shared.array_locked.read", "ns", Reduce::Median, vec![ours])?;
-    let ours = Contender::new("ours", Label::None, || write(n, |i, x| Ok(array.set(i, x)?)));
+    let ours = Contender::new("ours", Label::None, || write(n, |i, x| array.set(i, x).expect("in bounds")));
     turns::take(options, sink, "shared.array_locked.write", "ns", Reduce::Median, vec![ours])?;
     let raw = RawArray::from_slice(&array.to_vec()?)?;
     let ours = Contender::new("ours", Label::None, || read(n, |i| Ok(raw.get(i)?)));
     turns::take(options, sink, "shared.array_raw.read", "ns", Reduce::Median, vec![ours])?;
-    let ours = Contender::new("ours", Label::None, || write(n, |i, x| Ok(raw.set(i, x)?)));
+    let ours = Contender::new("ours", Label::None, || write(n, |i, x| raw.set(i, x).expect("in bounds")));
     turns::take(options, sink, "shared.array_raw.write", "ns", Reduce::Median, vec![ours])
 }
 

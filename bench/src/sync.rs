@@ -40,9 +40,9 @@ fn limit<'a>(set: impl FnMut() -> Result<f64> + 'a) -> Contender<'a> {
 }
 
 /// Nanoseconds of each of `n` calls.
-fn each(n: usize, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+fn each<T>(n: usize, mut call: impl FnMut() -> Result<T>) -> Result<f64> {
     let start = Instant::now();
-    (0..n).try_for_each(|_| call())?;
+    (0..n).try_for_each(|_| call().map(drop))?;
     Ok(start.elapsed().as_nanos() as f64 / n as f64)
 }
 
@@ -56,18 +56,15 @@ fn uncontended(options: &Options, sink: &mut Sink) -> Result<()> {
     take(
         "lock",
         vec![
-            ours(|| each(n, || Ok(drop(lock.lock()?)))),
+            ours(|| each(n, || Ok(lock.lock()?))),
             limit(|| {
                 let raw = raw.find();
-                each(n, || {
-                    raw.with(|| ());
-                    Ok(())
-                })
+                each(n, || Ok(raw.with(|| 0)))
             }),
         ],
     )?;
-    take("rlock", vec![ours(|| each(n, || Ok(drop(rlock.lock()?))))])?;
-    take("semaphore", vec![ours(|| each(n, || Ok(drop(semaphore.acquire()?))))])
+    take("rlock", vec![ours(|| each(n, || Ok(rlock.lock()?)))])?;
+    take("semaphore", vec![ours(|| each(n, || Ok(semaphore.acquire()?)))])
 }
 
 fn contended(options: &Options, sink: &mut Sink, count: usize) -> Result<()> {
@@ -168,8 +165,7 @@ fn barrier(options: &Options, sink: &mut Sink) -> Result<()> {
     let ours = ours(|| {
         let barrier = Barrier::new(4)?;
         let rate = crew::rate(options, 4, &(barrier, rounds), |(barrier, rounds)| {
-            (0..rounds).for_each(|_| drop(barrier.wait().expect("a round")));
-            rounds
+            (0..rounds).map(|_| u64::from(barrier.wait().is_ok())).sum()
         })?;
         // Each round is one for all four.
         Ok(rate / 4.0)
