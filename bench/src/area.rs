@@ -2,7 +2,7 @@
 
 use crate::options::Options;
 use crate::record::{Record, Sink};
-use crate::{fsqueue, pool, process, shm, sync};
+use crate::{fsqueue, mutex, pool, process, shm, sync};
 use anyhow::Result;
 
 /// A part of the library and what it is measured against.
@@ -59,6 +59,8 @@ pub enum Goal {
     Value(f64),
     /// At least this rate.
     Rate(f64),
+    /// At most so many times Python.
+    Python(f64),
     /// At most so many times the limit, and so many times Python.
     LimitAndPython(f64, f64),
 }
@@ -118,6 +120,14 @@ pub const AREAS: &[Area] = &[
             Row::new("sync.lock.longest_wait2"),
             Row::new("sync.lock.contended4").limit(MUTEX).goal(CONTENDED),
             Row::new("sync.lock.longest_wait4"),
+            Row::new("sync.semaphore.uncontended").limit(SEMAPHORE).goal(Goal::Limit(1.0)),
+            Row::new("sync.semaphore.contended2").limit(SEMAPHORE).goal(Goal::Limit(1.0)),
+            Row::new("sync.semaphore.contended4").limit(SEMAPHORE).goal(Goal::Limit(1.0)),
+            Row::new("sync.event.set_to_wake.p50").limit("futex").goal(Goal::Limit(1.2)),
+            Row::new("sync.event.set_to_wake.p99").limit("futex"),
+            Row::new("sync.condition.notify_to_wake.p50").limit(CONDITION).goal(Goal::Limit(1.1)),
+            Row::new("sync.condition.notify_to_wake.p99").limit(CONDITION),
+            Row::new("sync.barrier4").goal(Goal::Python(1.0 / 3.0)),
         ],
     },
     Area {
@@ -133,6 +143,8 @@ pub const AREAS: &[Area] = &[
             Row::new("shared.array.write").limit(shm::SLICE).goal(Goal::Limit(1.1)),
             Row::new("shared.array_locked.read"),
             Row::new("shared.array_locked.write"),
+            Row::new("shared.array_raw.read"),
+            Row::new("shared.array_raw.write"),
             Row::new("shared.create_lock").goal(Goal::Value(0.3)),
             Row::new("shared.create_value").goal(Goal::Value(0.3)),
         ],
@@ -184,8 +196,11 @@ pub const AREAS: &[Area] = &[
     },
 ];
 
-/// The limit of locks: a word of shared memory that does not know its holder.
-const MUTEX: &str = "futex mutex, 100 spins";
+/// The limit of locks.
+const MUTEX: &str = mutex::VIA;
+
+const SEMAPHORE: &str = "sem_t, shared";
+const CONDITION: &str = "pthread_cond, shared";
 
 /// What locks that several processes want should reach: rates of 0.8 times the limit, and 3 times Python.
 const CONTENDED: Goal = Goal::LimitAndPython(1.0 / 0.8, 1.0 / 3.0);

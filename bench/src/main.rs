@@ -12,6 +12,7 @@ mod area;
 mod crew;
 mod fsqueue;
 mod lines;
+mod mutex;
 mod options;
 mod placement;
 mod pool;

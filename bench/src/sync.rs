@@ -1,10 +1,13 @@
 //! Locks and their kin: what they cost when nobody else wants them, when many do, and how long a wake-up takes.
 
 use crate::crew::{self, for_a_while};
+use crate::mutex::{self, RawMutex};
 use crate::options::Options;
 use crate::record::{Label, Sink};
 use crate::turns::{self, Contender, Reduce};
 use anyhow::{Result, ensure};
+use multiprocess::core::connection::Connection;
+use multiprocess::sync::{Barrier, Condition, Event, Semaphore};
 use multiprocess::{Lock, RLock};
 use std::time::{Duration, Instant};
 
@@ -18,48 +21,74 @@ pub fn measure(options: &Options, sink: &mut Sink) -> Result<()> {
     for count in [2, 4] {
         contended(options, sink, count)?;
     }
-    Ok(())
+    event(options, sink)?;
+    condition(options, sink)?;
+    barrier(options, sink)
 }
 
-/// A measure that we take alone.
-fn alone(
-    options: &Options,
-    sink: &mut Sink,
-    measure: &str,
-    unit: &str,
-    set: impl FnMut() -> Result<f64>,
-) -> Result<()> {
-    let mut set = set;
-    let contender = Contender::new("ours", Label::None, || Ok(vec![set()?]));
-    turns::take(options, sink, measure, unit, Reduce::Median, vec![contender])
+/// A contender whose sets are one number.
+fn one<'a>(who: &'static str, label: Label, mut set: impl FnMut() -> Result<f64> + 'a) -> Contender<'a> {
+    Contender::new(who, label, move || Ok(vec![set()?]))
+}
+
+fn ours<'a>(set: impl FnMut() -> Result<f64> + 'a) -> Contender<'a> {
+    one("ours", Label::None, set)
+}
+
+fn limit<'a>(set: impl FnMut() -> Result<f64> + 'a) -> Contender<'a> {
+    one("limit", Label::Via(mutex::VIA), set)
 }
 
 /// Nanoseconds of each of `n` calls.
-fn each(n: usize, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+fn each<T>(n: usize, mut call: impl FnMut() -> Result<T>) -> Result<f64> {
     let start = Instant::now();
-    (0..n).try_for_each(|_| call())?;
+    (0..n).try_for_each(|_| call().map(drop))?;
     Ok(start.elapsed().as_nanos() as f64 / n as f64)
 }
 
 fn uncontended(options: &Options, sink: &mut Sink) -> Result<()> {
     let n = options.samples(5_000_000);
-    let (lock, rlock) = (Lock::new()?, RLock::new()?);
-    alone(options, sink, "sync.lock.uncontended", "ns/pair", || each(n, || Ok(drop(lock.lock()?))))?;
-    alone(options, sink, "sync.rlock.uncontended", "ns/pair", || each(n, || Ok(drop(rlock.lock()?))))
+    let (lock, rlock, semaphore, raw) = (Lock::new()?, RLock::new()?, Semaphore::new(1)?, RawMutex::new()?);
+    let mut take = |what: &str, contenders| {
+        let measure = format!("sync.{what}.uncontended");
+        turns::take(options, sink, &measure, "ns/pair", Reduce::Median, contenders)
+    };
+    take(
+        "lock",
+        vec![
+            ours(|| each(n, || Ok(lock.lock()?))),
+            limit(|| {
+                let raw = raw.find();
+                each(n, || Ok(raw.with(|| 0)))
+            }),
+        ],
+    )?;
+    take("rlock", vec![ours(|| each(n, || Ok(rlock.lock()?)))])?;
+    take("semaphore", vec![ours(|| each(n, || Ok(semaphore.acquire()?)))])
 }
 
 fn contended(options: &Options, sink: &mut Sink, count: usize) -> Result<()> {
     let time = time(options);
-    alone(options, sink, &format!("sync.lock.contended{count}"), "ops/s", || {
+    let mut take = |measure: String, unit: &str, contenders| {
+        turns::take(options, sink, &measure, unit, Reduce::Median, contenders)
+    };
+    let locks = ours(|| {
         let lock = Lock::new()?;
         let rate = crew::rate(options, count, &(lock.clone(), time), |(lock, time)| {
             for_a_while(time, || drop(lock.lock().expect("a lock")))
         })?;
         ensure!(!lock.locked(), "the lock is still held");
         Ok(rate)
-    })?;
+    });
+    let raw = limit(|| {
+        crew::rate(options, count, &(RawMutex::new()?, time), |(mutex, time)| {
+            let mutex = mutex.find();
+            for_a_while(time, || mutex.with(|| ()))
+        })
+    });
+    take(format!("sync.lock.contended{count}"), "ops/s", vec![locks, raw])?;
     // Apart, because looking at the clock each time changes what is measured.
-    alone(options, sink, &format!("sync.lock.longest_wait{count}"), "us", || {
+    let locks = ours(|| {
         let longest = crew::each(options, count, &(Lock::new()?, time), |(lock, time)| {
             let mut longest = 0;
             for_a_while(time, || {
@@ -71,5 +100,75 @@ fn contended(options: &Options, sink: &mut Sink, count: usize) -> Result<()> {
             longest
         })?;
         Ok(longest.into_iter().max().unwrap_or(0) as f64 / 1e3)
-    })
+    });
+    let raw = limit(|| {
+        let longest = crew::each(options, count, &(RawMutex::new()?, time), |(mutex, time)| {
+            let (mutex, mut longest) = (mutex.find(), 0);
+            for_a_while(time, || {
+                let start = crew::now();
+                longest = longest.max(mutex.with(crew::now) - start);
+            });
+            longest
+        })?;
+        Ok(longest.into_iter().max().unwrap_or(0) as f64 / 1e3)
+    });
+    take(format!("sync.lock.longest_wait{count}"), "us", vec![locks, raw])?;
+    let semaphores = ours(|| {
+        let semaphore = Semaphore::new(1)?;
+        let rate = crew::rate(options, count, &(semaphore.clone(), time), |(semaphore, time)| {
+            for_a_while(time, || drop(semaphore.acquire().expect("a permit")))
+        })?;
+        ensure!(semaphore.get_value() == 1, "a permit is missing");
+        Ok(rate)
+    });
+    take(format!("sync.semaphore.contended{count}"), "ops/s", vec![semaphores])
+}
+
+fn event(options: &Options, sink: &mut Sink) -> Result<()> {
+    let n = options.samples(500);
+    let ours = Contender::new("ours", Label::None, || {
+        let event = Event::new()?;
+        let wait = |event: &Event, gate: &Connection| {
+            gate.send(&()).expect("about to wait");
+            event.wait();
+            event.clear();
+        };
+        crew::wake_latencies(options, n, &event, wait, || {
+            event.set();
+            Ok(())
+        })
+    });
+    turns::take(options, sink, "sync.event.set_to_wake", "us", Reduce::Percentiles, vec![ours])
+}
+
+fn condition(options: &Options, sink: &mut Sink) -> Result<()> {
+    let n = options.samples(500);
+    let ours = Contender::new("ours", Label::None, || {
+        let condition = Condition::with_lock(&Lock::new()?)?;
+        let wait = |condition: &Condition, gate: &Connection| {
+            let mut guard = condition.lock().expect("a lock");
+            gate.send(&()).expect("about to wait");
+            condition.wait(&mut guard).expect("notified");
+        };
+        crew::wake_latencies(options, n, &condition, wait, || {
+            let guard = condition.lock()?;
+            ensure!(condition.notify_one()? == 1, "nobody waits");
+            drop(guard);
+            Ok(())
+        })
+    });
+    turns::take(options, sink, "sync.condition.notify_to_wake", "us", Reduce::Percentiles, vec![ours])
+}
+
+fn barrier(options: &Options, sink: &mut Sink) -> Result<()> {
+    let rounds = options.samples(5000) as u64;
+    let ours = ours(|| {
+        let barrier = Barrier::new(4)?;
+        let rate = crew::rate(options, 4, &(barrier, rounds), |(barrier, rounds)| {
+            (0..rounds).map(|_| u64::from(barrier.wait().is_ok())).sum()
+        })?;
+        // Each round is one for all four.
+        Ok(rate / 4.0)
+    });
+    turns::take(options, sink, "sync.barrier4", "round/s", Reduce::Median, vec![ours])
 }

@@ -60,6 +60,9 @@ fn line(row: &Row, records: &[Record]) -> [String; 11] {
         Goal::Limit(x) => (format!("<= {x}x limit"), ours.zip(limit).map(|(o, l)| o.slower_than(l) <= x)),
         Goal::Value(v) => (format!("<= {v}"), ours.map(|o| o.value <= v)),
         Goal::Rate(v) => (format!(">= {v}"), ours.map(|o| o.value >= v)),
+        Goal::Python(x) => {
+            (format!("<= {x:.3}x python"), ours.zip(python).map(|(o, p)| o.slower_than(p) <= x))
+        }
         Goal::LimitAndPython(x, y) => (
             format!("<= {x:.3}x limit, {y:.3}x python"),
             ours.zip(limit).zip(python).map(|((o, l), p)| o.slower_than(l) <= x && o.slower_than(p) <= y),

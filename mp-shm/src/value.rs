@@ -252,6 +252,18 @@ mod tests {
     }
 
     #[test]
+    fn nobody_releases_the_lock_under_a_guard() {
+        let value = Value::new(1_i32).unwrap();
+        let condition = mp_sync::Condition::with_lock(value.get_lock()).unwrap();
+        let guard = value.lock().unwrap();
+        let waited = condition.wait_unguarded(Some(Duration::ZERO));
+        assert!(matches!(waited, Err(mp_sync::Error::Guarded { .. })), "{waited:?}");
+        assert!(condition.release().is_err() && value.try_lock().is_err());
+        drop(guard);
+        assert!(value.try_lock().is_ok());
+    }
+
+    #[test]
     fn handles_to_one_value_are_equal() {
         let lock = Lock::new().unwrap();
         for value in [Value::new(1_u16).unwrap(), Value::with_lock(1_u16, &lock).unwrap()] {

@@ -314,6 +314,11 @@ impl RawLock {
         self.owner.load(Relaxed) & Holder::MASK != 0
     }
 
+    /// Whether a guard holds it.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.owner.load(Relaxed) & GUARDED != 0
+    }
+
     /// Who holds it.
     pub(crate) fn holder(&self) -> Holder {
         Holder::in_word(self.owner.load(Relaxed))

@@ -251,14 +251,16 @@ impl Condition {
         (told, hold.died)
     }
 
-    /// As [`wait`](Self::wait) or [`wait_timeout`](Self::wait_timeout), for a thread that has the lock without a guard of
-    /// this type: whether it was notified, and who died with the lock meanwhile, if somebody did.
+    /// As [`wait`](Self::wait) or [`wait_timeout`](Self::wait_timeout), for a thread that has the lock without a guard:
+    /// whether it was notified, and who died with the lock meanwhile, if somebody did.
     ///
     /// # Errors
-    /// [`Error::NotHeld`] if this thread does not hold the lock.
+    /// [`Error::NotHeld`] if this thread does not hold the lock; [`Error::Guarded`] if a guard holds a plain lock, because
+    /// nobody else may release that, not even for a while: what it guards may be lent out as `&mut`.
     pub fn wait_unguarded(&self, timeout: Option<Duration>) -> Result<(bool, Option<DeadOwner>)> {
         let deadline = Deadline::from_timeout(timeout);
         self.mutex.check_mine()?;
+        self.mutex.check_unguarded()?;
         Ok(self.sleep(deadline))
     }
 

@@ -72,6 +72,16 @@ impl Mutex {
         }
         Err(Error::NotHeld { what: WHAT, holder: format!("its owner is {}", describe_owner(raw)) })
     }
+
+    /// # Errors
+    /// [`Error::Guarded`] if a guard of whatever type holds it.
+    pub(super) fn check_unguarded(&self) -> Result<()> {
+        if !self.raw().is_guarded() {
+            return Ok(());
+        }
+        let holder = self.raw().holder().process().map_or(0, |process| process.pid());
+        Err(Error::Guarded { what: WHAT, holder })
+    }
 }
 
 /// What a guard holds, without the guard.
