@@ -273,7 +273,9 @@ fn na_04_one_who_died_alone_is_found_by_the_next() {
 fn na_04_one_who_is_killed_in_the_action_breaks_it() {
     keeping_memory_for_each_method(|context| {
         let barrier = Barrier::new(2).expect("a barrier").with_action(|| {
-            BOARD.get().map(|board| board.0[0].store(std::process::id().into(), SeqCst));
+            if let Some(board) = BOARD.get() {
+                board.0[0].store(std::process::id().into(), SeqCst);
+            }
             sleep_for_ever();
         });
         let board = board();
