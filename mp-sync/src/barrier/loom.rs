@@ -40,8 +40,8 @@ impl Memory {
         }
     }
 
-    fn wait_acting(&self) -> Outcome {
-        let mut patience = Patience::new(None);
+    fn wait_acting(&self, deadline: Option<Deadline>) -> Outcome {
+        let mut patience = Patience::new(deadline);
         match self.table().arrive(true, &mut patience) {
             Arrival::Acting(party) => party.pass(),
             Arrival::Waiting(party) => party.wait(patience),
@@ -92,7 +92,7 @@ fn two_parties_pass_two_rounds() {
 fn two_parties_pass_two_rounds_with_an_action() {
     explore(3, || {
         let memory = Memory::new(2, 4);
-        let rounds = |memory: &Memory| [memory.wait_acting().unwrap(), memory.wait_acting().unwrap()];
+        let rounds = |memory: &Memory| [memory.wait_acting(None).unwrap(), memory.wait_acting(None).unwrap()];
         let other = start(2, &memory, rounds);
         let mine = rounds(&memory);
         let others = other.join().unwrap();
@@ -117,7 +117,7 @@ fn one_who_finds_no_slot_gets_it_when_it_is_free() {
 fn whoever_comes_while_the_action_runs_is_in_the_next_round() {
     explore(3, || {
         let memory = Memory::new(1, 2);
-        let others = [2, 3].map(|pid| start(pid, &memory, |memory| memory.wait_acting()));
+        let others = [2, 3].map(|pid| start(pid, &memory, |memory| memory.wait_acting(None)));
         for other in others {
             assert_eq!(other.join().unwrap(), Ok(0));
         }
@@ -181,6 +181,21 @@ fn a_time_limit_breaks_the_round_or_comes_too_late() {
         let memory = Memory::new(2, 4);
         let other = start(2, &memory, |memory| memory.wait(None));
         let mine = memory.wait(Some(Deadline::now()));
+        let others = other.join().unwrap();
+        match (mine, others) {
+            (Ok(mine), Ok(others)) => assert_eq!(mine + others, 1),
+            both => assert_eq!(both, (Err(TimedOut), Err(TimedOut))),
+        }
+        assert_eq!(memory.table().broken().is_some(), mine.is_err());
+    });
+}
+
+#[test]
+fn a_time_limit_during_the_action_breaks_the_round_or_comes_too_late() {
+    explore(3, || {
+        let memory = Memory::new(2, 4);
+        let other = start(2, &memory, |memory| memory.wait_acting(None));
+        let mine = memory.wait_acting(Some(Deadline::now()));
         let others = other.join().unwrap();
         match (mine, others) {
             (Ok(mine), Ok(others)) => assert_eq!(mine + others, 1),
@@ -269,7 +284,7 @@ fn one_who_dies_in_the_action_breaks_the_round() {
             Holder::die();
             acts
         });
-        let mine = memory.wait_acting();
+        let mine = memory.wait_acting(None);
         let acted = victim.join().unwrap();
         assert!(mine == Err(PartyDied { pid: 2 }) || !acted && mine == Ok(1), "{acted} {mine:?}");
         memory.table().look_around();

@@ -44,6 +44,7 @@ const WHAT: &str = "barrier";
 /// - somebody calls [`abort`](Self::abort).
 ///
 /// A process that is killed before it waits, or after it passed, breaks nothing; the others then wait until their time limit.
+/// One that died within the last 100 ms may still count as having arrived.
 ///
 /// Follows Python's `multiprocessing.Barrier`, but does not take 0 parties.
 ///
