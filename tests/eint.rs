@@ -6,6 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use mp_sync::{BoundedSemaphore, Lock, RLock, Semaphore};
 use multiprocess::core::Error;
 use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::core::wait::wait_ready;
@@ -162,5 +163,49 @@ fn eint_03_starts_and_pools() {
         here.send(&()).expect("sent");
         child.join().expect("an orderly end");
         assert!(SIGNALS.load(SeqCst) >= 1);
+    });
+}
+
+/// EINT-04: each is held elsewhere while the waiter gets a signal every 10 ms.
+#[test]
+fn eint_04_lock_recursive_lock_and_semaphore() {
+    for_each_method(|context| {
+        let held = (
+            Lock::new().expect("a lock"),
+            RLock::new().expect("a lock"),
+            Semaphore::new(1).expect("a semaphore"),
+            BoundedSemaphore::new(1).expect("a semaphore"),
+        );
+        for which in 0..4 {
+            let wait = |held: (Lock, RLock, Semaphore, BoundedSemaphore), which: usize, there: Connection| {
+                count_signals();
+                there.send("ready").expect("sent");
+                let acquired = match which {
+                    0 => held.0.lock().map(drop),
+                    1 => held.1.lock().map(drop),
+                    2 => held.2.acquire().map(drop),
+                    _ => held.3.acquire().map(drop),
+                };
+                there.send(&acquired.is_ok()).expect("sent");
+                SIGNALS.load(SeqCst)
+            };
+            let guards = (
+                held.0.lock().expect("the lock"),
+                held.1.lock().expect("the lock"),
+                held.2.acquire().expect("a permit"),
+                held.3.acquire().expect("a permit"),
+            );
+            let (here, there) = pipe().expect("a pipe");
+            let child = context.process(wait, (held.clone(), which, there)).start().expect("a child");
+            assert_eq!(here.recv::<String>().expect("a word of the child"), "ready");
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(500) {
+                interrupt(child.pid());
+                assert!(!here.poll(Duration::from_millis(10)).expect("a poll"), "it did not wait");
+            }
+            drop(guards);
+            assert!(here.recv::<bool>().expect("whether it succeeded"));
+            assert!(child.join().expect("a count") >= 10);
+        }
     });
 }

@@ -14,6 +14,7 @@ mod lock;
 mod patience;
 mod raw_lock;
 mod rlock;
+mod semaphore;
 mod thread;
 
 #[cfg(all(test, loom))]
@@ -25,3 +26,4 @@ pub use holder::DeadOwner;
 pub use lock::{Lock, LockGuard};
 pub use raw_lock::{Acquired, Hold, RawLock, Refused};
 pub use rlock::{RLock, RLockGuard};
+pub use semaphore::{BoundedSemaphore, Permit, Semaphore};

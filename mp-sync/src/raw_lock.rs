@@ -347,13 +347,13 @@ impl RawLock {
 }
 
 #[cfg(not(loom))]
-fn is_hungry(asleep_since: Instant) -> bool {
+pub(crate) fn is_hungry(asleep_since: Instant) -> bool {
     asleep_since.elapsed() >= HUNGER
 }
 
 /// A model must not depend on the clock.
 #[cfg(loom)]
-fn is_hungry(_: Instant) -> bool {
+pub(crate) fn is_hungry(_: Instant) -> bool {
     let _ = HUNGER;
     true
 }

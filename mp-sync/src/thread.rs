@@ -30,9 +30,10 @@ pub(crate) fn current() -> u64 {
 
 /// What this thread is called in debug output, after its process: nothing for the main one.
 pub(crate) fn suffix() -> String {
-    match std::thread::current().name() {
-        Some("main") => String::new(),
-        Some(name) => format!("|{name}"),
-        None => format!("|{:?}", std::thread::current().id()),
+    let thread = std::thread::current();
+    // In a child the main thread has no name, or that of the thread that forked.
+    if thread.name() == Some("main") || rustix::thread::gettid() == rustix::process::getpid() {
+        return String::new();
     }
+    thread.name().map_or_else(|| format!("|{:?}", thread.id()), |name| format!("|{name}"))
 }

@@ -251,7 +251,8 @@ impl Belongings {
             // The one for this very folder is closed again by the time it is looked at.
             let Ok(target) = entry.path().read_link() else { continue };
             let target = target.to_string_lossy().into_owned();
-            if !target.contains("/fd") {
+            // One chunk of each size of shared blocks is kept for the next use.
+            if !target.contains("/fd") && !target.contains("memfd:multiprocess-arena") {
                 fds.insert(number, target);
             }
         }

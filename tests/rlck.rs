@@ -1,0 +1,168 @@
+//! RLCK: recursive locks between processes.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use mp_sync::{Error, RLock};
+use multiprocess::core::connection::{Connection, pipe};
+use multiprocess::{Context, Process};
+use rustix::process::{Pid, Signal, kill_process};
+
+use common::{for_each_method, is_running, sleep_for_ever, state_of, wait_until};
+
+/// In which a death is noticed, and what a busy machine may add to it.
+const NOTICED: Duration = Duration::from_millis(100 + 400);
+
+#[test]
+fn rlck_01_three_levels() {
+    for_each_method(|context| {
+        let lock = RLock::new().expect("a lock");
+        let levels = |lock: RLock| {
+            for level in 1..=3 {
+                lock.acquire().expect("the lock");
+                assert_eq!(format!("{lock:?}"), format!("<RLock(P1, {level})>"));
+            }
+            for _ in 0..3 {
+                assert!(lock.locked());
+                lock.release().expect("released");
+            }
+            assert!(!lock.locked());
+            lock.release().expect_err("it is free").to_string()
+        };
+        let child = context.process(levels, (lock.clone(),)).name("P1").start().expect("a child");
+        let error = child.join().expect("an error");
+        assert!(error.contains("recursive lock is not held by the caller"), "{error}");
+        assert!(error.contains("its owner is None"), "{error}");
+        assert_eq!(format!("{lock:?}"), "<RLock(None, 0)>");
+    });
+}
+
+#[test]
+fn rlck_02_visible_across_processes() {
+    for_each_method(|context| {
+        let lock = RLock::new().expect("a lock");
+        let (here, there) = pipe().expect("a pipe");
+        let child = |lock: RLock, there: Connection| {
+            let _guard = lock.lock().expect("the lock");
+            there.send(&lock.locked()).expect("sent");
+            there.recv::<()>().expect("leave to go");
+        };
+        let child = context.process(child, (lock.clone(), there)).start().expect("a child");
+        assert!(here.recv::<bool>().expect("a word of the child"));
+        assert!(lock.locked() && !lock.is_mine());
+        assert_eq!(format!("{lock:?}"), "<RLock(SomeOtherProcess, nonzero)>");
+        // SYN-6: only its owner releases it.
+        let error = lock.release().expect_err("it is another's");
+        assert!(matches!(error, Error::NotHeld { .. }), "{error}");
+        assert!(error.to_string().contains("its owner is SomeOtherProcess"), "{error}");
+        here.send(&()).expect("sent");
+        child.join().expect("an orderly end");
+        assert!(!lock.locked());
+    });
+}
+
+#[test]
+fn rlck_03_others_stay_out_until_depth_is_zero() {
+    for_each_method(|context| {
+        let lock = RLock::new().expect("a lock");
+        let (here, there) = pipe().expect("a pipe");
+        let attempts = |lock: RLock, there: Connection| {
+            while there.recv::<bool>().expect("whether to go on") {
+                let acquired = lock.acquire_timeout(Duration::from_millis(200)).is_ok();
+                there.send(&acquired).expect("sent");
+            }
+        };
+        let child = context.process(attempts, (lock.clone(), there)).start().expect("a child");
+        let gets_it = || {
+            here.send(&true).expect("sent");
+            here.recv::<bool>().expect("an answer")
+        };
+        lock.acquire().expect("the lock");
+        lock.acquire().expect("the lock");
+        assert!(!gets_it());
+        lock.release().expect("released");
+        assert!(!gets_it());
+        lock.release().expect("released");
+        assert!(gets_it());
+        here.send(&false).expect("sent");
+        child.join().expect("an orderly end");
+    });
+}
+
+#[test]
+fn rlck_04_scope_use() {
+    for_each_method(|context| {
+        let lock = RLock::new().expect("a lock");
+        let scope = |lock: RLock| {
+            {
+                let _outer = lock.lock().expect("the lock");
+                let _inner = lock.lock().expect("the lock");
+                assert!(lock.locked());
+            }
+            lock.locked()
+        };
+        let child = context.process(scope, (lock.clone(),)).start().expect("a child");
+        assert!(!child.join().expect("an answer"));
+        assert!(!lock.locked());
+    });
+}
+
+/// NA-3: all levels of a dead process end at once.
+#[test]
+fn the_next_after_a_killed_holder_is_told() {
+    for_each_method(|context| {
+        let lock = RLock::new().expect("a lock");
+        let keep = |lock: RLock, there: Connection| {
+            let _levels = [(); 3].map(|()| lock.lock().expect("the lock"));
+            there.send(&()).expect("sent");
+            sleep_for_ever();
+        };
+        let (here, there) = pipe().expect("a pipe");
+        let holder = context.process(keep, (lock.clone(), there)).start().expect("a child");
+        here.recv::<()>().expect("a word of the child");
+        let wait = |lock: RLock, there: Connection| {
+            there.send(&()).expect("sent");
+            let guard = lock.lock().expect("the lock");
+            there.send(&guard.owner_died().map(|died| died.pid())).expect("sent");
+            let _deeper = lock.lock().expect("the lock");
+            assert_eq!(format!("{lock:?}"), "<RLock(P2, 2)>");
+        };
+        let (here, there) = pipe().expect("a pipe");
+        let waiter = context.process(wait, (lock.clone(), there)).name("P2").start().expect("a child");
+        here.recv::<()>().expect("a word of the child");
+        wait_until("the waiter sleeps", || state_of(waiter.pid()) == Some('S'));
+        let killed = kill(&holder);
+        assert_eq!(here.recv::<Option<u32>>().expect("who died"), Some(holder.pid()));
+        assert!(killed.elapsed() < NOTICED, "{:?}", killed.elapsed());
+        waiter.join().expect("an orderly end");
+        assert!(lock.lock().expect("the lock").owner_died().is_none(), "told once");
+        assert!(!lock.locked());
+    });
+}
+
+fn kill<R>(child: &Process<R>) -> Instant {
+    kill_process(Pid::from_raw(child.pid() as i32).expect("a pid"), Signal::KILL).expect("killed");
+    let killed = Instant::now();
+    wait_until("the child is dead", || !is_running(child.pid()));
+    killed
+}
+
+/// SYN-6
+#[test]
+fn a_forked_child_holds_nothing() {
+    common::alone(|| {
+        let lock = RLock::new().expect("a lock");
+        let mut guard = Some(lock.lock().expect("the lock"));
+        let child = Context::fork().fork_with(|| {
+            assert!(!lock.is_mine());
+            assert!(matches!(lock.release(), Err(Error::NotHeld { .. })));
+            drop(guard.take());
+            lock.locked()
+        });
+        assert!(child.expect("a child").join().expect("an answer"));
+        assert!(lock.is_mine());
+        drop(guard);
+        assert!(!lock.locked());
+    });
+}
