@@ -8,7 +8,9 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod barrier;
+mod condition;
 mod error;
+mod event;
 mod holder;
 mod lock;
 mod patience;
@@ -21,7 +23,9 @@ mod thread;
 mod loom;
 
 pub use barrier::{ActionResult, Barrier};
+pub use condition::{Condition, ConditionGuard};
 pub use error::{BrokenReason, Error, Result};
+pub use event::Event;
 pub use holder::DeadOwner;
 pub use lock::{Lock, LockGuard};
 pub use raw_lock::{Acquired, Hold, RawLock, Refused};

@@ -1,0 +1,138 @@
+//! The lock of a condition, of either kind, and how a waiter gives it up and has it back.
+//!
+//! If its holder is killed meanwhile, the waiter gets it and learns who died, as any other locker.
+
+use std::mem;
+use std::time::Duration;
+
+use mp_core::futex::wait;
+use serde::{Deserialize, Serialize};
+
+use super::table::Relock;
+use crate::error::{Error, Result};
+use crate::holder::DeadOwner;
+use crate::lock::{Lock, LockGuard, describe_owner};
+use crate::patience::Patience;
+use crate::raw_lock::{Hold, RawLock};
+use crate::rlock::RLock;
+
+const WHAT: &str = "lock of a condition";
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Mutex {
+    Plain(Lock),
+    Recursive(RLock),
+}
+
+impl Mutex {
+    pub(super) fn raw(&self) -> &RawLock {
+        match self {
+            Mutex::Plain(lock) => lock.raw(),
+            Mutex::Recursive(lock) => lock.raw(),
+        }
+    }
+
+    /// Takes it as a guard has it.
+    pub(super) fn lock(&self) -> Result<Option<DeadOwner>> {
+        match self {
+            Mutex::Plain(lock) => lock.lock().map(keep),
+            Mutex::Recursive(lock) => lock.acquire().map(|acquired| acquired.owner_died()),
+        }
+    }
+
+    pub(super) fn try_lock(&self) -> Result<Option<DeadOwner>> {
+        match self {
+            Mutex::Plain(lock) => lock.try_lock().map(keep),
+            Mutex::Recursive(lock) => lock.try_acquire().map(|acquired| acquired.owner_died()),
+        }
+    }
+
+    pub(super) fn lock_timeout(&self, timeout: Duration) -> Result<Option<DeadOwner>> {
+        match self {
+            Mutex::Plain(lock) => lock.lock_timeout(timeout).map(keep),
+            Mutex::Recursive(lock) => lock.acquire_timeout(timeout).map(|acquired| acquired.owner_died()),
+        }
+    }
+
+    /// Ends what [`lock`](Self::lock) began. Does nothing in a child of a fork.
+    pub(super) fn unlock(&self) {
+        match self {
+            Mutex::Plain(lock) => lock.raw().release_guarded(),
+            // Refused in a child of a fork.
+            Mutex::Recursive(lock) => drop(lock.release()),
+        }
+    }
+
+    /// # Errors
+    /// [`Error::NotHeld`] if this thread does not hold it, in whatever way.
+    pub(super) fn check_mine(&self) -> Result<()> {
+        let raw = self.raw();
+        if raw.is_mine() {
+            return Ok(());
+        }
+        Err(Error::NotHeld { what: WHAT, holder: format!("its owner is {}", describe_owner(raw)) })
+    }
+}
+
+/// What a guard holds, without the guard.
+fn keep(guard: LockGuard<'_>) -> Option<DeadOwner> {
+    let died = guard.owner_died();
+    mem::forget(guard);
+    died
+}
+
+/// A hold that this thread has, whole or given up for a while.
+pub(super) struct Interrupted<'a> {
+    mutex: &'a Mutex,
+    /// What to restore: all the levels, or the kind of hold.
+    depth: u32,
+    hold: Hold,
+    /// Who died with the lock meanwhile.
+    pub(super) died: Option<DeadOwner>,
+}
+
+impl<'a> Interrupted<'a> {
+    pub(super) fn new(mutex: &'a Mutex) -> Interrupted<'a> {
+        Interrupted { mutex, depth: 0, hold: Hold::Open, died: None }
+    }
+}
+
+impl Relock for Interrupted<'_> {
+    fn suspend(&mut self) {
+        match self.mutex {
+            Mutex::Recursive(lock) => self.depth = lock.release_all(),
+            Mutex::Plain(lock) if lock.raw().release().is_err() => {
+                self.hold = Hold::Guarded;
+                lock.raw().release_guarded();
+            }
+            Mutex::Plain(_) => self.hold = Hold::Open,
+        }
+    }
+
+    fn resume(&mut self) {
+        let slept = self.let_the_notifier_leave();
+        let died = match self.mutex {
+            Mutex::Recursive(lock) => lock.acquire_again(self.depth),
+            Mutex::Plain(lock) => {
+                lock.raw().acquire(self.hold, None).and_then(|acquired| acquired.owner_died())
+            }
+        };
+        self.died = died.or(self.died);
+        if slept {
+            // Others may sleep there still.
+            self.mutex.raw().announce();
+        }
+    }
+}
+
+impl Interrupted<'_> {
+    /// Who notified has the lock as a rule, and is about to release it: on the same CPU it cannot while we spin.
+    fn let_the_notifier_leave(&self) -> bool {
+        let raw = self.mutex.raw();
+        let turn = raw.announce();
+        if let Some(turn) = turn {
+            wait(raw.turn(), turn, Patience::new(None).next());
+        }
+        turn.is_some()
+    }
+}
