@@ -6,11 +6,11 @@ mod common;
 mod referee;
 
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::{SOON, is_running};
-use mp_sync::{Barrier, BrokenReason, DeadOwner, Error, Lock, RLock};
+use mp_sync::{Barrier, BrokenReason, Condition, DeadOwner, Error, Event, Lock, RLock, Semaphore};
 use multiprocess::core::arena::Shared;
 use referee::{Board, Worker, kills};
 
@@ -153,4 +153,92 @@ fn all_pass(barrier: &Barrier) {
         indices.sort();
         assert_eq!(indices, (0..barrier.parties()).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn na_03_a_semaphore() {
+    const PERMITS: usize = 3;
+    let semaphore = Semaphore::new(PERMITS as u32).expect("a semaphore");
+    let life = |mut worker: Worker<Semaphore>| {
+        let (semaphore, board) = (worker.thing.clone(), worker.board.clone());
+        let seats = &board.words[..PERMITS];
+        let me = u64::from(std::process::id());
+        while worker.goes_on() {
+            let permit = worker.wait(|_| semaphore.acquire()).expect("a permit");
+            if let Some(dead) = permit.owner_died() {
+                assert!(!is_running(dead.pid()), "process {} is said to be dead", dead.pid());
+            }
+            // As many seats as permits: one is free, or left by a dead one.
+            let sit = |seat: &AtomicU64| {
+                let before = seat.load(SeqCst);
+                (before == 0 || !is_running(before as u32))
+                    && seat.compare_exchange(before, me, SeqCst, SeqCst).is_ok()
+            };
+            // Others that sit down meanwhile may be in the way more than once.
+            let seat = (0..100).find_map(|_| seats.iter().find(|seat| sit(seat))).expect("a seat");
+            worker.dawdle();
+            assert_eq!(seat.swap(0, SeqCst), me, "somebody else has this permit, too");
+            drop(permit);
+            worker.dawdle();
+        }
+    };
+    kills("semaphore", &semaphore, 6, life, |_| ());
+    let permits: Vec<_> = (0..PERMITS).map(|_| semaphore.acquire_timeout(SOON).expect("a permit")).collect();
+    assert!(semaphore.try_acquire().is_err(), "there is one too many");
+    drop(permits);
+    assert_eq!(semaphore.get_value(), PERMITS as u32);
+}
+
+#[test]
+fn na_04_a_condition() {
+    const MOST: u64 = 10;
+    let condition = Condition::new().expect("a condition");
+    let life = |mut worker: Worker<Condition>| {
+        let (condition, board) = (worker.thing.clone(), worker.board.clone());
+        let tokens = &board.words[8];
+        while worker.goes_on() {
+            let mut guard = worker.wait(|_| condition.lock()).expect("the lock");
+            if worker.number < 2 {
+                // Told each time, as one who was told may have been killed before it took its token.
+                change_what_is_guarded(&mut worker, guard.owner_died());
+                tokens.store((tokens.load(SeqCst) + 1).min(MOST), SeqCst);
+                assert!(condition.notify(1).expect("notified") <= 1);
+            } else {
+                let ready = || tokens.load(SeqCst) > 0 || board.has_stopped();
+                worker.wait(|_| condition.wait_for(&mut guard, ready)).expect("told");
+                change_what_is_guarded(&mut worker, guard.owner_died());
+                tokens.store(tokens.load(SeqCst).saturating_sub(1), SeqCst);
+            }
+            drop(guard);
+            worker.dawdle();
+        }
+    };
+    let wake = |condition: &Condition| {
+        let _guard = condition.lock_timeout(SOON).expect("the lock");
+        condition.notify_all().expect("notified");
+    };
+    kills("condition", &condition, 6, life, wake);
+    let _guard = condition.lock_timeout(SOON).expect("the lock");
+    assert_eq!(condition.notify_all().expect("notified"), 0, "a dead one still waits");
+}
+
+#[test]
+fn na_04_an_event() {
+    let event = Event::new().expect("an event");
+    let life = |mut worker: Worker<Event>| {
+        while worker.goes_on() {
+            if worker.number < 2 {
+                worker.thing.set();
+                worker.thing.clear();
+            } else {
+                worker.wait(Event::wait);
+            }
+            worker.dawdle();
+        }
+    };
+    kills("event", &event, 6, life, Event::set);
+    event.clear();
+    assert!(!event.wait_timeout(Duration::from_millis(1)));
+    event.set();
+    assert!(event.wait_timeout(SOON));
 }

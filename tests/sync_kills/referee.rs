@@ -37,6 +37,13 @@ pub struct Board {
 // SAFETY: atomics only.
 unsafe impl InSharedMemory for Board {}
 
+impl Board {
+    /// Whether the workers are to end.
+    pub fn has_stopped(&self) -> bool {
+        self.stop.load(SeqCst) != 0
+    }
+}
+
 /// One worker, as it sees itself.
 pub struct Worker<T> {
     pub thing: T,
@@ -48,7 +55,7 @@ pub struct Worker<T> {
 impl<T> Worker<T> {
     /// Whether to go on.
     pub fn goes_on(&self) -> bool {
-        self.board.stop.load(SeqCst) == 0
+        !self.board.has_stopped()
     }
 
     /// Runs what may wait, under the eyes of the referee.
