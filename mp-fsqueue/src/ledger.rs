@@ -52,8 +52,13 @@ impl Drop for Held {
 }
 
 impl Ledger {
-    /// Opens the journal; creates it if need be.
-    pub fn open(layout: &Layout, durable: bool, mode: Option<u32>) -> Result<Ledger> {
+    /// Opens the journal; creates it if need be. Waits for the lock until `deadline` at most.
+    pub fn open(
+        layout: &Layout,
+        durable: bool,
+        mode: Option<u32>,
+        deadline: Option<Instant>,
+    ) -> Result<Ledger> {
         let create = OFlags::RDWR | OFlags::CREATE;
         let file_mode = mode.unwrap_or(0o666);
         let opened = File::open(&layout.lock(), create, file_mode)
@@ -83,36 +88,35 @@ impl Ledger {
             staged: Vec::new(),
             changes: 0,
         };
-        ledger.lock.lock()?;
-        let _held = Held(ledger.lock.clone());
+        let _held = ledger.lock(deadline)?;
         // Another process may have replaced the journal before we had the lock.
         ledger.reload()?;
         Ok(ledger)
     }
 
-    /// Takes the lock and reads what is new.
-    pub fn hold(&mut self) -> Result<Held> {
-        self.lock.lock()?;
-        let held = Held(self.lock.clone());
+    /// Takes the lock, until `deadline` at most, and reads what is new.
+    pub fn hold(&mut self, deadline: Option<Instant>) -> Result<Held> {
+        let held = self.lock(deadline)?;
         self.catch_up()?;
         Ok(held)
     }
 
-    /// As [`Ledger::hold`], but gives up at `deadline`.
-    pub fn hold_until(&mut self, deadline: Option<Instant>) -> Result<Option<Held>> {
-        let Some(deadline) = deadline else { return self.hold().map(Some) };
+    fn lock(&self, deadline: Option<Instant>) -> Result<Held> {
+        let Some(deadline) = deadline else {
+            self.lock.lock()?;
+            return Ok(Held(self.lock.clone()));
+        };
+        // The system has no lock with a time limit.
         let mut pause = Duration::from_micros(20);
         while self.lock.try_lock()? == Lock::Busy {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(None);
+                return Err(Error::Busy { path: self.layout.root.clone() });
             }
             std::thread::sleep(pause.min(left));
             pause = (pause * 2).min(Duration::from_millis(2));
         }
-        let held = Held(self.lock.clone());
-        self.catch_up()?;
-        Ok(Some(held))
+        Ok(Held(self.lock.clone()))
     }
 
     /// Whether this process may only look.

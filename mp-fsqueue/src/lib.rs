@@ -97,9 +97,12 @@
 //!   before its first record; an item is copied to the quarantine before the journal says so; a file is removed before the
 //!   journal forgets it; a new journal is complete before it takes the name. Leftovers of each are recognised under the lock.
 //! - A process that is stopped, not killed, while it has the lock, holds up consumers and new segments until it goes on. It
-//!   has the lock for some microseconds a call, while it decodes items and never while it waits for the disk.
-//!   `get_timeout` ends in time all the same (`receive_timeout` and `put_timeout` wait for the lock); puts go on in the
-//!   writer's open segment.
+//!   has the lock for some microseconds a call, and waits for the disk with it only where a file begins or goes.
+//! - `receive` decodes when the lock is free again: until an item is acknowledged, its consumer's death brings it back.
+//!   `get` decodes with the lock in its hands: one that first took an item and then found it unreadable could be killed
+//!   before the quarantine has it, and nothing may go because it could not be read.
+//!   All timed calls end in time all the same, with [`Error::Busy`] if they needed the lock; puts go on in the writer's
+//!   open segment.
 //! - Locks of files tell who lives. In a child that was forked, a handle opens everything anew.
 #![forbid(unsafe_code)]
 

@@ -29,7 +29,8 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`] if there is none in time; otherwise as [`FsQueue::get`].
+    /// [`Error::Empty`] if there is none in time; [`Error::Busy`] if there was no looking, since somebody held the queue's
+    /// lock all the time; otherwise as [`FsQueue::get`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
         self.get_until(Some(Instant::now().checked_add(timeout).unwrap_or_else(far_future)))
     }
@@ -58,20 +59,26 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     }
 
     fn get_until(&self, deadline: Option<Instant>) -> Result<T> {
+        // Mostly there is one; then there is no need for a watch.
         match self.get_now(deadline) {
             Err(e) if e.is_empty() => {}
             result => return result,
         }
-        self.wait_for(deadline, || match self.get_now(deadline) {
+        self.wait_for(deadline, true, || match self.get_now(deadline) {
             Err(e) if e.is_empty() => None,
             result => Some(result),
         })
+    }
+
+    fn empty(&self) -> Error {
+        Error::Empty { path: self.path().to_owned() }
     }
 
     /// Sleeps until `attempt` has a result or time is up.
     fn wait_for<R>(
         &self,
         deadline: Option<Instant>,
+        mut seen_empty: bool,
         mut attempt: impl FnMut() -> Option<Result<R>>,
     ) -> Result<R> {
         let spare = lock(&self.inner.waiters).pop();
@@ -81,12 +88,16 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
             if !waiter.is_armed() {
                 waiter.arm(&self.inner.layout);
             }
-            if let Some(result) = attempt() {
-                break result;
+            match attempt() {
+                // Time is up.
+                Some(Err(e)) if e.is_busy() && !seen_empty => break Err(e),
+                Some(Err(e)) if e.is_busy() => break Err(self.empty()),
+                Some(result) => break result,
+                None => seen_empty = true,
             }
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             if left.is_some_and(|l| l.is_zero()) {
-                break Err(Error::Empty { path: self.path().to_owned() });
+                break Err(self.empty());
             }
             waiter.wait(left);
         };
@@ -179,16 +190,36 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// [`Error::Io`] if nothing could be claimed.
     pub fn receive(&self, limit: usize) -> Result<Batch<T>> {
-        let (mut side, held) = self.side(None)?;
+        self.receive_now(limit, None)
+    }
+
+    fn receive_now(&self, limit: usize, deadline: Option<Instant>) -> Result<Batch<T>> {
+        let (mut side, held) = self.side(deadline)?;
         let mut bad = Vec::new();
-        let taken = side.take_many(limit, true, &mut decode::<T>, &mut bad);
+        let taken = side.take_many(limit, true, &mut |body| Ok(body.to_vec()), &mut bad);
         while let Some(damage) = side.damage() {
             bad.push(damage);
         }
         drop(held);
         drop(side);
-        let claims =
-            taken?.into_iter().map(|(value, place)| Claim::new(value, place, self.clone())).collect();
+        // Decoded without the lock: a claim comes back if this process dies now.
+        let taken = taken?;
+        let mut claims = Vec::with_capacity(taken.len());
+        let mut undecided = Undecided { queue: self, places: taken.iter().rev().map(|t| t.1).collect() };
+        for (body, place) in taken {
+            match decode::<T>(&body) {
+                Ok(value) => claims.push(Claim::new(value, place, self.clone())),
+                Err(wrong) => bad.push(match self.fail(place, &wrong.reason()) {
+                    Ok(kept) => wrong.error(place, kept),
+                    Err(e) => {
+                        // As a claim that is dropped.
+                        let _ = self.give_back(&[place]);
+                        e
+                    }
+                }),
+            }
+            undecided.places.pop();
+        }
         Ok(Batch { claims, bad })
     }
 
@@ -196,10 +227,10 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`] if none comes in time; otherwise as [`FsQueue::receive`].
+    /// [`Error::Empty`] and [`Error::Busy`] as [`FsQueue::get_timeout`]; otherwise as [`FsQueue::receive`].
     pub fn receive_timeout(&self, limit: usize, timeout: Duration) -> Result<Batch<T>> {
         let deadline = Some(Instant::now().checked_add(timeout).unwrap_or_else(far_future));
-        self.wait_for(deadline, || match self.receive(limit) {
+        self.wait_for(deadline, false, || match self.receive_now(limit, deadline) {
             Ok(batch) if batch.is_empty() && batch.bad.is_empty() => None,
             result => Some(result),
         })
@@ -231,6 +262,21 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
 
 fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(1 << 31)
+}
+
+/// Claims that are not decoded yet; should that panic, they come back.
+struct Undecided<'a, T: Serialize + DeserializeOwned> {
+    queue: &'a FsQueue<T>,
+    /// The last comes first.
+    places: Vec<Place>,
+}
+
+impl<T: Serialize + DeserializeOwned> Drop for Undecided<'_, T> {
+    fn drop(&mut self) {
+        if !self.places.is_empty() {
+            let _ = self.queue.give_back(&self.places);
+        }
+    }
 }
 
 /// Takes items until none waits.

@@ -16,7 +16,7 @@ use crate::error::{Error, ItemId, Result};
 use crate::host;
 use crate::journal::Entry;
 use crate::layout::Layout;
-use crate::ledger::{Held, Ledger};
+use crate::ledger::Ledger;
 use crate::options::Builder;
 use crate::record;
 use crate::state::{SegmentId, Span};
@@ -24,6 +24,7 @@ use crate::sys::{self, File};
 use crate::usage::{Usage, Waiting};
 use rustix::fs::OFlags;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How often the living are looked for while there is work.
@@ -67,8 +68,8 @@ struct Source {
 }
 
 impl Side {
-    pub fn open(layout: &Layout, options: &Builder) -> Result<Side> {
-        let ledger = Ledger::open(layout, options.durability.is_durable(), options.file_mode)?;
+    pub fn open(layout: &Layout, options: &Builder, deadline: Option<Instant>) -> Result<Side> {
+        let ledger = Ledger::open(layout, options.durability.is_durable(), options.file_mode, deadline)?;
         let mut side = Side {
             pid: host::pid(),
             layout: layout.clone(),
@@ -87,20 +88,12 @@ impl Side {
             unwritten: 0,
         };
         if !side.ledger.is_read_only() {
-            let _held = side.ledger.hold()?;
+            let _held = side.ledger.hold(deadline)?;
             // What cannot be tidied up is no reason not to open.
             let _ = side.tidy();
             side.tidied = Some(Instant::now());
         }
         Ok(side)
-    }
-
-    /// Takes the queue's lock, until `deadline` at most.
-    pub fn hold(&mut self, deadline: Option<Instant>) -> Result<Held> {
-        match self.ledger.hold_until(deadline)? {
-            Some(held) => Ok(held),
-            None => Err(self.empty()),
-        }
     }
 
     pub fn empty(&self) -> Error {
@@ -362,6 +355,22 @@ impl Source {
 pub(crate) struct Undecodable {
     pub type_name: &'static str,
     pub source: rmp_serde::decode::Error,
+}
+
+impl Undecodable {
+    /// What the quarantine says.
+    pub fn reason(&self) -> String {
+        format!("no {}: {}", self.type_name, self.source)
+    }
+
+    pub fn error(self, (id, span): Place, kept: PathBuf) -> Error {
+        Error::Decode {
+            item: item_id(id, span.first),
+            type_name: self.type_name,
+            kept,
+            source: self.source,
+        }
+    }
 }
 
 pub(crate) fn item_id(id: SegmentId, sequence: u64) -> ItemId {
