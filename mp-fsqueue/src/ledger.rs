@@ -91,6 +91,9 @@ impl Ledger {
         let _held = ledger.lock(deadline)?;
         // Another process may have replaced the journal before we had the lock.
         ledger.reload()?;
+        if durable && !ledger.state.durable && !read_only {
+            ledger.append(&[Entry::Format { version: VERSION, durable }])?;
+        }
         Ok(ledger)
     }
 
@@ -122,6 +125,12 @@ impl Ledger {
     /// Whether this process may only look.
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Whether anyone who uses the queue waits for the disk. Then files must not go, nor be replaced, before what replaces
+    /// them is there.
+    pub fn is_durable(&self) -> bool {
+        self.durable || self.state.durable
     }
 
     pub fn is_remote(&self) -> bool {
@@ -159,7 +168,7 @@ impl Ledger {
             self.journal.chmod(mode)?;
         }
         self.journal.reserve(2 * ROOMY);
-        self.append(&[Entry::Format { version: VERSION }])
+        self.append(&[Entry::Format { version: VERSION, durable: self.durable }])
     }
 
     fn reload(&mut self) -> Result<()> {
@@ -190,7 +199,7 @@ impl Ledger {
         let whole = entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         for entry in &entries[..whole] {
             match entry {
-                Some(Entry::Format { version }) if *version != VERSION => {
+                Some(Entry::Format { version, .. }) if *version != VERSION => {
                     return Err(Error::NotAQueue {
                         path: self.journal.path.clone(),
                         why: format!("its format is version {version}, this program knows version {VERSION}"),
@@ -267,7 +276,8 @@ impl Ledger {
     }
 
     pub fn rewrite(&mut self) -> Result<()> {
-        let mut bytes = Entry::Format { version: VERSION }.encode().to_vec();
+        let format = Entry::Format { version: VERSION, durable: self.is_durable() };
+        let mut bytes = format.encode().to_vec();
         bytes.extend(self.state.snapshot().iter().flat_map(Entry::encode));
         let path = self.layout.new_journal();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
@@ -277,7 +287,7 @@ impl Ledger {
         }
         new.reserve(2 * ROOMY);
         new.write_at(&bytes, 0).map_err(|(_, e)| e)?;
-        if self.durable {
+        if self.is_durable() {
             new.sync()?;
         }
         if self.damaged > 0 {
@@ -297,7 +307,7 @@ impl Ledger {
         self.journal = File { path, ..new };
         self.at = bytes.len() as u64;
         self.rewrite_at = ROOMY.max(self.at * 4);
-        if self.durable { sys::sync_dir(&self.layout.root) } else { Ok(()) }
+        if self.is_durable() { sys::sync_dir(&self.layout.root) } else { Ok(()) }
     }
 
     /// What to add to this host's clock; the same for all its processes until it boots anew, however its clock is set.

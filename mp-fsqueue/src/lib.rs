@@ -121,6 +121,8 @@ mod journal;
 mod layout;
 mod ledger;
 mod options;
+#[cfg(test)]
+mod power;
 mod queue;
 mod record;
 mod segment;

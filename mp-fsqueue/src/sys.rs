@@ -87,7 +87,10 @@ impl File {
     /// Brings the content to the disk.
     pub fn sync(&self) -> Result<()> {
         point("fdatasync");
-        retry_on_intr(|| fs::fdatasync(&self.fd)).map_err(|e| Error::io("sync", &self.path, e))
+        retry_on_intr(|| fs::fdatasync(&self.fd)).map_err(|e| Error::io("sync", &self.path, e))?;
+        #[cfg(test)]
+        crate::power::synced(&self.fd);
+        Ok(())
     }
 
     /// Sets room aside, so that a full disk does not stop those who would empty it. Where that cannot be, it is done without.
@@ -207,7 +210,10 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     let dir = File::open(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
     point("fsync");
-    match retry_on_intr(|| fs::fsync(&dir.fd)) {
+    let synced = retry_on_intr(|| fs::fsync(&dir.fd));
+    #[cfg(test)]
+    crate::power::synced(&dir.fd);
+    match synced {
         // Some network file systems cannot, and need not.
         Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(e) => Err(Error::io("sync", path, e)),
@@ -263,6 +269,7 @@ pub(crate) mod fault {
     }
 
     pub(crate) fn point(call: &'static str) {
+        crate::power::look();
         TRACE.with_borrow_mut(|t| t.iter_mut().for_each(|t| t.push(call)));
         match LEFT.get() {
             Some(0) => {

@@ -57,6 +57,22 @@ fn can_16_what_was_put_while_others_read_ahead_does_not_overtake() {
 }
 
 #[test]
+fn can_16_a_writer_that_goes_on_to_another_file_is_not_overtaken() {
+    let scratch = Scratch::new();
+    let open = || FsQueue::<(u32, Vec<u8>)>::builder().segment_bytes(4096).open(scratch.queue()).unwrap();
+    let (a, b, c) = (open(), open(), open());
+    // Two items fill a file of `a`, and `b` always has something.
+    for n in 0..60 {
+        if n % 3 == 2 { &b } else { &a }.put(&(n, vec![0; 1500])).unwrap();
+    }
+    for n in 0..30 {
+        assert_eq!(c.get().unwrap().0, n);
+    }
+    let order = |items: &[(u32, Vec<u8>)]| items.iter().map(|i| i.0).collect::<Vec<_>>();
+    assert_eq!(order(&c.drain().unwrap().items), (30..60).collect::<Vec<_>>());
+}
+
+#[test]
 fn can_19_drain_returns_what_it_got_beside_a_bad_item() {
     let scratch = Scratch::new();
     let texts = FsQueue::<String>::open(scratch.queue()).unwrap();

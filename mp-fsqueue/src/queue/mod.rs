@@ -128,6 +128,8 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         }
         if options.durability.is_durable() && !side.ledger.is_read_only() {
             sys::sync_dir(&layout.root)?;
+            // Those above it may be new too; some may not be ours to read, and were there before.
+            layout.root.ancestors().skip(1).for_each(|above| drop(sys::sync_dir(above)));
         }
         Ok(FsQueue {
             inner: Arc::new(Inner {

@@ -63,6 +63,8 @@ pub(crate) struct Side {
 struct Source {
     id: SegmentId,
     boot: u128,
+    /// The writer has gone on to another segment.
+    followed: bool,
     file: Option<File>,
     cursor: Cursor,
 }
@@ -215,10 +217,11 @@ impl Side {
             }
             let mut best: Option<(u64, u64)> = None;
             let mut damaged: Option<(u64, Span, &'static str)> = None;
-            let mut broken = None;
+            let (mut finished, mut broken) = (None, None);
             for (&writer, source) in &mut self.sources {
                 match source.fill(&self.layout, self.remote) {
                     Ok(Fill::Item { time }) if best.is_none_or(|b| time < b.0) => best = Some((time, writer)),
+                    Ok(Fill::Nothing) if source.followed => finished = Some(source.id),
                     Ok(Fill::Item { .. } | Fill::Nothing) => {}
                     Ok(Fill::Damage(span, why)) => damaged = Some((writer, span, why)),
                     // Other writers' items are not affected.
@@ -229,8 +232,17 @@ impl Side {
                 self.quarantine_damage(writer, span, why)?;
                 continue;
             }
+            // What follows in the writer's next segment may be older than what others have.
+            if let Some(id) = finished
+                && self.ledger.state.segments.get(&id).is_some_and(|s| !s.ended && s.ready.is_empty())
+                && self.end_segment(id)?
+            {
+                continue;
+            }
             match best {
-                Some((time, writer)) if looked || time <= self.scanned || self.is_foreign(writer) => {
+                Some((time, writer))
+                    if looked || ((time <= self.scanned || self.is_foreign(writer)) && !self.care_is_due()) =>
+                {
                     return Ok(Some(writer));
                 }
                 _ if looked => {
@@ -247,10 +259,15 @@ impl Side {
                 None => 0,
             };
             self.sources.values_mut().for_each(|s| s.cursor.refresh());
-            if best.is_some() && self.cared.is_none_or(|c| c.elapsed() > CARE) {
+            if best.is_some() && self.care_is_due() {
                 self.care()?;
             }
         }
+    }
+
+    /// However much waits, what dead consumers had comes back soon.
+    fn care_is_due(&self) -> bool {
+        self.cared.is_none_or(|c| c.elapsed() > CARE)
     }
 
     fn is_foreign(&self, writer: u64) -> bool {
@@ -259,24 +276,29 @@ impl Side {
 
     /// Puts the cursors where the journal says.
     fn follow(&mut self) -> Result<()> {
-        let mut found = BTreeMap::new();
+        let mut found = BTreeMap::<u64, (SegmentId, Span, u128, bool)>::new();
         let mut done = Vec::new();
         for (&id, segment) in &self.ledger.state.segments {
             if segment.is_done() {
                 done.push(id);
             }
-            if let (false, Some(front)) = (found.contains_key(&id.writer), segment.front()) {
-                found.insert(id.writer, (id, front, segment.boot));
+            match (found.get_mut(&id.writer), segment.front()) {
+                (Some((.., followed)), _) => *followed = true,
+                (None, Some(front)) => drop(found.insert(id.writer, (id, front, segment.boot, false))),
+                (None, None) => {}
             }
         }
         self.sources.retain(|writer, source| found.get(writer).is_some_and(|f| f.0 == source.id));
-        for (writer, (id, front, boot)) in found {
+        for (writer, (id, front, boot, followed)) in found {
             match self.sources.get_mut(&writer) {
-                Some(source) => source.cursor.align(front),
+                Some(source) => {
+                    source.cursor.align(front);
+                    source.followed = followed;
+                }
                 None => {
                     let cursor =
                         Cursor::new(front, record::seed(id.writer, id.number), self.options.read_buffer);
-                    self.sources.insert(writer, Source { id, boot, file: None, cursor });
+                    self.sources.insert(writer, Source { id, boot, followed, file: None, cursor });
                 }
             }
         }
@@ -311,7 +333,7 @@ impl Side {
         if self.ledger.state.segments.get(&id).is_some_and(|s| s.is_done()) {
             self.flush()?;
             sys::remove(&self.layout.segment(id))?;
-            if self.options.durability.is_durable() {
+            if self.ledger.is_durable() {
                 sys::sync_dir(&self.layout.segments())?;
             }
             self.append(&[Entry::Remove { id }])?;

@@ -84,7 +84,7 @@ impl Side {
     }
 
     fn manner(&self) -> (bool, Option<u32>) {
-        (self.options.durability.is_durable(), self.options.file_mode)
+        (self.ledger.is_durable(), self.options.file_mode)
     }
 
     /// Moves the item that the writer's cursor stands on to the quarantine; the error to tell.
