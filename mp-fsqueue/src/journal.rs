@@ -51,7 +51,9 @@ impl Entry {
         let (low, high) = (|w: u128| w as u64, |w: u128| (w >> 64) as u64);
         let spans = |s: &Span, consumer| [s.first, s.end, s.offset, s.end_offset, consumer];
         let (kind, id, words) = match self {
-            Entry::Format { version, durable } => (1, none, [u64::from(*version), u64::from(*durable), 0, 0, 0]),
+            Entry::Format { version, durable } => {
+                (1, none, [u64::from(*version), u64::from(*durable), 0, 0, 0])
+            }
             Entry::Host { boot, offset } => (2, none, [low(*boot), high(*boot), *offset, 0, 0]),
             Entry::Segment { id, sequence, offset, boot } => {
                 (3, *id, [*sequence, *offset, low(*boot), high(*boot), 0])

@@ -241,7 +241,8 @@ impl Side {
             }
             match best {
                 Some((time, writer))
-                    if looked || ((time <= self.scanned || self.is_foreign(writer)) && !self.care_is_due()) =>
+                    if looked
+                        || ((time <= self.scanned || self.is_foreign(writer)) && !self.care_is_due()) =>
                 {
                     return Ok(Some(writer));
                 }
@@ -386,12 +387,7 @@ impl Undecodable {
     }
 
     pub fn error(self, (id, span): Place, kept: PathBuf) -> Error {
-        Error::Decode {
-            item: item_id(id, span.first),
-            type_name: self.type_name,
-            kept,
-            source: self.source,
-        }
+        Error::Decode { item: item_id(id, span.first), type_name: self.type_name, kept, source: self.source }
     }
 }
 
