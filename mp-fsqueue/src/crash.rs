@@ -225,7 +225,7 @@ fn can_22_a_claimer_killed_before_each_call() {
 
 #[test]
 fn can_23_a_reaper_killed_before_each_call() {
-    for mode in ["none", "item"] {
+    for mode in ["none", "item", "group"] {
         let prepare = |dir: &Path| {
             filled(dir);
             // A dead consumer's claims, an empty segment of a dead writer, a file that never got its name.

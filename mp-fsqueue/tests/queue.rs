@@ -12,10 +12,14 @@ const LONG: Duration = Duration::from_secs(30);
 #[test]
 fn can_15_the_directory_is_created_with_those_above_it() {
     let scratch = Scratch::new();
-    let dir = scratch.0.join("a/b/c");
-    let q = FsQueue::<u32>::open(&dir).unwrap();
-    assert!(q.is_empty().unwrap() && dir.is_dir());
-    assert!(segments(&dir).is_empty(), "a queue that is only looked at gets no segments");
+    let odd: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff\n odd");
+    for dir in [scratch.0.join("a/b/c"), scratch.0.join("a").join(odd).join(odd)] {
+        let q = FsQueue::<u32>::open(&dir).unwrap();
+        assert!(q.is_empty().unwrap() && dir.is_dir());
+        assert!(segments(&dir).is_empty(), "a queue that is only looked at gets no segments");
+        q.put(&7).unwrap();
+        assert_eq!(FsQueue::<u32>::open(&dir).unwrap().get().unwrap(), 7);
+    }
 }
 
 #[test]
