@@ -22,7 +22,7 @@ const ROOMY: u64 = if cfg!(test) { 1 << 9 } else { 1 << 20 };
 pub(crate) struct Ledger {
     pub layout: Layout,
     lock: Arc<File>,
-    journal: File,
+    journal: Arc<File>,
     read_only: bool,
     /// Bring every entry to the disk.
     durable: bool,
@@ -48,6 +48,17 @@ impl Drop for Held {
     fn drop(&mut self) {
         // Nothing can be done about a failure; the next holder of this descriptor meets it again.
         let _ = self.0.unlock();
+    }
+}
+
+/// A journal to be synced.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Unsynced(Option<Arc<File>>);
+
+impl Unsynced {
+    pub fn sync(&self) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), |journal| journal.sync())
     }
 }
 
@@ -77,7 +88,7 @@ impl Ledger {
         let mut ledger = Ledger {
             layout: layout.clone(),
             lock: Arc::new(lock),
-            journal,
+            journal: Arc::new(journal),
             read_only,
             durable,
             mode,
@@ -173,7 +184,7 @@ impl Ledger {
 
     fn reload(&mut self) -> Result<()> {
         let flags = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR | OFlags::CREATE };
-        self.journal = File::open(&self.layout.journal(), flags, self.mode.unwrap_or(0o666))?;
+        self.journal = Arc::new(File::open(&self.layout.journal(), flags, self.mode.unwrap_or(0o666))?);
         self.state = State::default();
         (self.at, self.damaged) = (0, 0);
         self.changes += 1;
@@ -270,9 +281,15 @@ impl Ledger {
         self.reload()
     }
 
-    /// Brings what was appended to the disk, if that is wanted. Not under the lock: others may go on meanwhile.
+    /// Brings what was appended to the disk, if that is wanted.
     pub fn sync(&self) -> Result<()> {
-        if self.durable { self.journal.sync() } else { Ok(()) }
+        self.unsynced().sync()
+    }
+
+    /// What to sync when the lock is free again, so that others go on meanwhile. A journal that takes its place until then
+    /// holds the same and is on the disk.
+    pub fn unsynced(&self) -> Unsynced {
+        Unsynced(self.durable.then(|| self.journal.clone()))
     }
 
     pub fn rewrite(&mut self) -> Result<()> {
@@ -304,7 +321,7 @@ impl Ledger {
             return Err(e);
         }
         let path = self.layout.journal();
-        self.journal = File { path, ..new };
+        self.journal = Arc::new(File { path, ..new });
         self.at = bytes.len() as u64;
         self.rewrite_at = ROOMY.max(self.at * 4);
         if self.is_durable() { sys::sync_dir(&self.layout.root) } else { Ok(()) }

@@ -87,6 +87,10 @@ impl File {
     /// Brings the content to the disk.
     pub fn sync(&self) -> Result<()> {
         point("fdatasync");
+        #[cfg(test)]
+        if fault::SYNCS_FAIL.get() {
+            return Err(Error::io("sync", &self.path, Errno::IO));
+        }
         retry_on_intr(|| fs::fdatasync(&self.fd)).map_err(|e| Error::io("sync", &self.path, e))?;
         #[cfg(test)]
         crate::power::synced(&self.fd);
@@ -256,6 +260,8 @@ pub(crate) mod fault {
     use std::cell::{Cell, RefCell};
 
     thread_local! {
+        /// The disk is broken.
+        pub static SYNCS_FAIL: Cell<bool> = const { Cell::new(false) };
         static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
         static TRACE: RefCell<Option<Vec<&'static str>>> = const { RefCell::new(None) };
     }

@@ -20,7 +20,8 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     /// # Errors
     ///
     /// [`Error::Decode`] and [`Error::Damaged`] tell of an item that was moved to the quarantine; the next call goes on
-    /// behind it. [`Error::Io`] if the item could not be taken; it is still there.
+    /// behind it. [`Error::Io`] if the item could not be taken; it is still there, or in the quarantine if the error says
+    /// `cannot sync`.
     pub fn get(&self) -> Result<T> {
         self.get_until(None)
     }
@@ -48,14 +49,28 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         let (mut side, held) = self.side(deadline)?;
         let got = side.take(&mut decode::<T>);
         match got? {
-            Some(value) => {
+            Some((value, place)) => {
+                let journal = side.ledger.unsynced();
                 drop(held);
-                side.ledger.sync()?;
-                Ok(value)
+                drop(side);
+                match journal.sync() {
+                    Ok(()) => Ok(value),
+                    Err(e) => Err(self.keep_taken(&value, place, e)),
+                }
             }
             // Damage is told when there is nothing better to tell.
             None => Err(side.damage().unwrap_or_else(|| side.empty())),
         }
+    }
+
+    /// Keeps an item that was taken, although that may not survive a power cut; the error to tell.
+    fn keep_taken(&self, value: &T, place: Place, why: Error) -> Error {
+        let mut body = Vec::new();
+        let kept = self.encode(value, &mut body).and_then(|()| {
+            let (side, _held) = self.side(None)?;
+            side.keep(place, &why.to_string(), &body)
+        });
+        kept.map_or_else(|e| e, |_| why)
     }
 
     fn get_until(&self, deadline: Option<Instant>) -> Result<T> {
@@ -149,9 +164,11 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         while let Some(damage) = side.damage() {
             bad.push(damage);
         }
+        let journal = side.ledger.unsynced();
         drop(held);
+        drop(side);
         let taken = taken?;
-        if let Err(e) = side.ledger.sync() {
+        if let Err(e) = journal.sync() {
             bad.push(e);
         }
         Ok((taken.into_iter().map(|t| t.0).collect(), bad.len() > before))
@@ -247,15 +264,19 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     fn settle(&self, places: &[Place], entry: fn(SegmentId, Span, u64) -> Entry) -> Result<()> {
         let (mut side, held) = self.side(None)?;
         side.settle(places, entry)?;
+        let journal = side.ledger.unsynced();
         drop(held);
-        side.ledger.sync()
+        drop(side);
+        journal.sync()
     }
 
     pub(crate) fn fail(&self, place: Place, reason: &str) -> Result<PathBuf> {
         let (mut side, held) = self.side(None)?;
         let kept = side.fail(place, reason)?;
+        let journal = side.ledger.unsynced();
         drop(held);
-        side.ledger.sync()?;
+        drop(side);
+        journal.sync()?;
         Ok(kept)
     }
 }

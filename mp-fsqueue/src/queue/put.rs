@@ -102,7 +102,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         Ok(put)
     }
 
-    fn encode(&self, item: &T, buffer: &mut Vec<u8>) -> Result<()> {
+    pub(super) fn encode(&self, item: &T, buffer: &mut Vec<u8>) -> Result<()> {
         let encoded = match self.inner.options.named {
             true => rmp_serde::encode::write_named(buffer, item),
             false => rmp_serde::encode::write(buffer, item),

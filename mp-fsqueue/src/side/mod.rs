@@ -104,12 +104,15 @@ impl Side {
 
     /// Gives the next item out for ever, if `decode` can make something of it. An item that cannot be decoded is moved to
     /// the quarantine. Call it with the queue's lock.
-    pub fn take<R>(&mut self, decode: &mut dyn FnMut(&[u8]) -> Result<R, Undecodable>) -> Result<Option<R>> {
+    pub fn take<R>(
+        &mut self,
+        decode: &mut dyn FnMut(&[u8]) -> Result<R, Undecodable>,
+    ) -> Result<Option<(R, Place)>> {
         let Some((place, result)) = self.look(decode)? else { return Ok(None) };
         match result {
             Ok(value) => {
                 self.note(Entry::Take { id: place.0, span: place.1 }, place.0)?;
-                Ok(Some(value))
+                Ok(Some((value, place)))
             }
             Err(bad) => Err(self.reject(place, bad)?),
         }

@@ -83,6 +83,12 @@ impl Side {
         Ok(kept)
     }
 
+    /// Keeps an item that was given out and did not reach its consumer. Call it with the queue's lock.
+    pub fn keep(&self, place: Place, reason: &str, body: &[u8]) -> Result<PathBuf> {
+        // The disk has just failed to do more.
+        failed::keep(&self.layout, place, reason, (body, true), (false, self.options.file_mode))
+    }
+
     fn manner(&self) -> (bool, Option<u32>) {
         (self.ledger.is_durable(), self.options.file_mode)
     }
