@@ -190,6 +190,7 @@ pub const AREAS: &[Area] = &[
             Row::new("filequeue.receive_ack"),
             Row::new("filequeue.put_durable").goal(Goal::Limit(1.0 / 0.9)),
             Row::new("filequeue.put_durable.w8"),
+            Row::new("filequeue.put_durable.p8"),
             Row::new("filequeue.get_million.first_tenth"),
             Row::new("filequeue.get_million.last_tenth"),
         ],

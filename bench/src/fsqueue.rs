@@ -73,27 +73,32 @@ pub fn measure(options: &Options, sink: &mut Sink) -> Result<()> {
         })?;
         Ok(100.0 * calls)
     })?;
-    alone(options, sink, "filequeue.put.p8", &|| {
-        let dir = Scratch::new()?;
-        let path = dir.0.to_string_lossy().into_owned();
-        let start = |_| multiprocess::process(put_all, (path.clone(), n)).start();
-        let processes = (0..WRITERS).map(start).collect::<Result<Vec<_>, _>>()?;
-        fs::write(dir.0.join("go"), "")?;
-        let spans = processes.iter().map(|p| p.join()).collect::<Result<Vec<(u64, u64)>, _>>()?;
-        let q = ours(&dir.0.join("queue"), Durability::None)?;
-        ensure!(q.len()? == (WRITERS * n) as u64, "{} items", q.len()?);
-        let first = spans.iter().map(|s| s.0).min().unwrap_or_default();
-        let last = spans.iter().map(|s| s.1).max().unwrap_or_default();
-        Ok((WRITERS * n) as f64 / ((last - first) as f64 / 1e9))
-    })?;
+    alone(options, sink, "filequeue.put.p8", &|| processes(n, false))?;
     durable(options, sink)?;
+    alone(options, sink, "filequeue.put_durable.p8", &|| processes(options.samples(500), true))?;
     million(options, sink)
 }
 
+/// Items a second of several processes that put at the same time.
+fn processes(n: usize, durable: bool) -> Result<f64> {
+    let dir = Scratch::new()?;
+    let path = dir.0.to_string_lossy().into_owned();
+    let start = |_| multiprocess::process(put_all, (path.clone(), n, durable)).start();
+    let processes = (0..WRITERS).map(start).collect::<Result<Vec<_>, _>>()?;
+    fs::write(dir.0.join("go"), "")?;
+    let spans = processes.iter().map(|p| p.join()).collect::<Result<Vec<(u64, u64)>, _>>()?;
+    let q = ours(&dir.0.join("queue"), Durability::None)?;
+    ensure!(q.len()? == (WRITERS * n) as u64, "{} items", q.len()?);
+    let first = spans.iter().map(|s| s.0).min().unwrap_or_default();
+    let last = spans.iter().map(|s| s.1).max().unwrap_or_default();
+    Ok((WRITERS * n) as f64 / ((last - first) as f64 / 1e9))
+}
+
 /// What each of several processes does; when it began and ended, in nanoseconds since boot.
-fn put_all(dir: String, n: usize) -> (u64, u64) {
+fn put_all(dir: String, n: usize, durable: bool) -> (u64, u64) {
     let dir = Path::new(&dir);
-    let q = FsQueue::<String>::open(dir.join("queue")).expect("a queue");
+    let durability = if durable { Durability::GROUP } else { Durability::None };
+    let q = ours(&dir.join("queue"), durability).expect("a queue");
     let item = item();
     while !dir.join("go").exists() {
         std::thread::yield_now();

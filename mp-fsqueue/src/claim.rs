@@ -42,7 +42,7 @@ impl<T: Serialize + DeserializeOwned> Claim<T> {
     /// # Errors
     ///
     /// [`Error::ClaimLost`] if the item is not ours any more; [`Error::Io`] if it could not be written down: then it is
-    /// given back.
+    /// given back; but if the error says `cannot sync` it is done, and may come again after a power cut.
     pub fn ack(mut self) -> Result<()> {
         self.queue.acknowledge(&[self.place])?;
         self.settled = true;

@@ -225,7 +225,7 @@ fn can_22_a_claimer_killed_before_each_call() {
 
 #[test]
 fn can_23_a_reaper_killed_before_each_call() {
-    for mode in ["none", "item"] {
+    for mode in ["none", "item", "group"] {
         let prepare = |dir: &Path| {
             filled(dir);
             // A dead consumer's claims, an empty segment of a dead writer, a file that never got its name.
@@ -242,6 +242,31 @@ fn can_23_a_reaper_killed_before_each_call() {
             assert_eq!(numbers(q), [0, 1, 2, 3, 4, 5, 6], "{what}");
         });
     }
+}
+
+#[test]
+fn na_31_a_disk_that_fails_to_sync_loses_nothing() {
+    let dir = scratch("eio");
+    let q = open(&dir, "item");
+    (0..3).for_each(|n| q.put(&item(n)).unwrap());
+    fault::SYNCS_FAIL.set(true);
+    let says = |e: crate::Error| assert!(e.to_string().contains("cannot sync"), "{e}");
+    says(q.put(&item(3)).unwrap_err());
+    says(q.get_many(1).unwrap().bad.remove(0));
+    says(q.receive(1).unwrap().ack().unwrap_err());
+    fault::SYNCS_FAIL.set(false);
+    assert_eq!(numbers(&q), [2, 3]);
+    // What was taken and not handed over is kept.
+    q.put(&item(4)).unwrap();
+    fault::SYNCS_FAIL.set(true);
+    let error = q.get().unwrap_err();
+    fault::SYNCS_FAIL.set(false);
+    says(error);
+    let failed = q.failed().unwrap().remove(0);
+    assert_eq!(failed.value::<Item>().unwrap(), item(4));
+    assert!(failed.reason.contains("cannot sync"), "{}", failed.reason);
+    assert!(q.is_empty().unwrap());
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]

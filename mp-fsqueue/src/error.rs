@@ -44,6 +44,13 @@ pub enum Error {
         /// Bytes that they take.
         bytes: u64,
     },
+    /// The queue's lock was not to be had in time: somebody held it all the while, who may be stopped. Nothing was done.
+    #[error("process {pid}: the lock of queue {path} was held until time was up, perhaps by a process that is stopped",
+        pid = std::process::id(), path = .path.display())]
+    Busy {
+        /// The queue's directory.
+        path: PathBuf,
+    },
     /// The system refused: a full disk, missing permission, a read-only file system.
     #[error("process {pid}: cannot {doing} {path}: {source}", path = .path.display())]
     Io {
@@ -139,6 +146,11 @@ impl Error {
     /// Whether a bound is reached.
     pub fn is_full(&self) -> bool {
         matches!(self, Error::Full { .. })
+    }
+
+    /// Whether a timed call never got the queue's lock.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Error::Busy { .. })
     }
 
     /// The system's answer, if the system refused.

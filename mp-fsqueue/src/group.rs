@@ -86,3 +86,41 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::sys::fault;
+    use crate::{Durability, FsQueue};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn can_20_one_sync_serves_as_many_puts_as_were_asked_for() {
+        let dir = std::env::temp_dir().join(format!("fsqueue-group-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let open = |within, count| {
+            let group = Durability::Group { within: Duration::from_millis(within), count };
+            FsQueue::<u32>::builder().durability(group).open(&dir).unwrap()
+        };
+        // Four that come together need not wait for time to pass.
+        let q = open(60_000, 4);
+        let round = || {
+            std::thread::scope(|s| {
+                let threads = (0..4).map(|_| s.spawn(|| fault::trace(|| q.put(&7).unwrap())));
+                let calls = threads.collect::<Vec<_>>().into_iter().flat_map(|t| t.join().unwrap());
+                calls.filter(|c| *c == "fdatasync").count()
+            })
+        };
+        let start = Instant::now();
+        round(); // begins the file
+        assert_eq!(round(), 1);
+        assert!(start.elapsed() < Duration::from_secs(60));
+        // One that is alone waits for others, but not for ever.
+        let alone = open(30, 4);
+        let start = Instant::now();
+        alone.put(&7).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(30));
+        assert_eq!(q.len().unwrap(), 9);
+        drop((q, alone));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

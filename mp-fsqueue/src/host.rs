@@ -63,6 +63,8 @@ pub(crate) mod pretend {
 
     thread_local! {
         pub static BOOT: Cell<Option<u128>> = const { Cell::new(None) };
+        /// Whether all files are on a network file system.
+        pub static REMOTE: Cell<bool> = const { Cell::new(false) };
         /// Seconds by which the wall clock is wrong.
         pub static ADVANCE: Cell<i64> = const { Cell::new(0) };
     }

@@ -1,7 +1,7 @@
 //! Clocks that are wrong, other hosts, and forked children, as far as one machine can have them.
 
 use crate::FsQueue;
-use crate::host::pretend::{ADVANCE, BOOT};
+use crate::host::pretend::{ADVANCE, BOOT, REMOTE};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,7 +38,25 @@ fn can_21_a_clock_that_jumps_back_changes_no_order() {
 
 #[test]
 fn na_31_two_hosts_with_different_clocks() {
-    let dir = scratch("two");
+    two_hosts("two");
+}
+
+#[test]
+fn na_31_two_hosts_on_a_network_file_system() {
+    REMOTE.set(true);
+    two_hosts("remote");
+    // Others see only what was synced, so it is, whatever was asked for.
+    let dir = scratch("remote-sync");
+    let q = FsQueue::<u32>::open(&dir).unwrap();
+    q.put(&1).unwrap();
+    let calls = crate::sys::fault::trace(|| q.put(&2).unwrap());
+    assert_eq!(calls, ["pwrite", "fdatasync"]);
+    REMOTE.set(false);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+fn two_hosts(name: &str) {
+    let dir = scratch(name);
     let (a, b) = (FsQueue::<(u8, u32)>::open(&dir).unwrap(), FsQueue::<(u8, u32)>::open(&dir).unwrap());
     let hosts = [(&a, 1u8, 0i64), (&b, 2, 3600)];
     for i in 0..50 {

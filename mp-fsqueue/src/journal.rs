@@ -15,7 +15,7 @@ const MAGIC: [u8; 2] = *b"Fj";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// The first entry: the version of the formats.
-    Format { version: u32 },
+    Format { version: u32, durable: bool },
     /// What to add to the clock of a host since its boot, in nanoseconds.
     Host { boot: u128, offset: u64 },
     /// A segment exists, and is read from here.
@@ -51,7 +51,9 @@ impl Entry {
         let (low, high) = (|w: u128| w as u64, |w: u128| (w >> 64) as u64);
         let spans = |s: &Span, consumer| [s.first, s.end, s.offset, s.end_offset, consumer];
         let (kind, id, words) = match self {
-            Entry::Format { version } => (1, none, [u64::from(*version), 0, 0, 0, 0]),
+            Entry::Format { version, durable } => {
+                (1, none, [u64::from(*version), u64::from(*durable), 0, 0, 0])
+            }
             Entry::Host { boot, offset } => (2, none, [low(*boot), high(*boot), *offset, 0, 0]),
             Entry::Segment { id, sequence, offset, boot } => {
                 (3, *id, [*sequence, *offset, low(*boot), high(*boot), 0])
@@ -115,7 +117,7 @@ impl Entry {
         let span = Span { first: a, end: b, offset: c, end_offset: d };
         let wide = |low: u64, high: u64| u128::from(low) | u128::from(high) << 64;
         Some(match kind {
-            1 => Entry::Format { version: a as u32 },
+            1 => Entry::Format { version: a as u32, durable: b & 1 == 1 },
             2 => Entry::Host { boot: wide(a, b), offset: c },
             3 => Entry::Segment { id, sequence: a, offset: b, boot: wide(c, d) },
             4 => Entry::Take { id, span },
@@ -146,7 +148,7 @@ mod tests {
             let span = Span { first: words[0], end: words[1], offset: words[2], end_offset: words[3] };
             let (consumer, boot) = (words[4], u128::from(words[2]) | u128::from(words[3]) << 64);
             let entry = match kind {
-                1 => Entry::Format { version: number },
+                1 => Entry::Format { version: number, durable: words[0] & 1 == 1 },
                 2 => Entry::Host { boot, offset: words[4] },
                 3 => Entry::Segment { id, sequence: words[0], offset: words[1], boot },
                 4 => Entry::Take { id, span },

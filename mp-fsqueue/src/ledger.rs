@@ -22,7 +22,7 @@ const ROOMY: u64 = if cfg!(test) { 1 << 9 } else { 1 << 20 };
 pub(crate) struct Ledger {
     pub layout: Layout,
     lock: Arc<File>,
-    journal: File,
+    journal: Arc<File>,
     read_only: bool,
     /// Bring every entry to the disk.
     durable: bool,
@@ -51,9 +51,25 @@ impl Drop for Held {
     }
 }
 
+/// A journal to be synced.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Unsynced(Option<Arc<File>>);
+
+impl Unsynced {
+    pub fn sync(&self) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), |journal| journal.sync())
+    }
+}
+
 impl Ledger {
-    /// Opens the journal; creates it if need be.
-    pub fn open(layout: &Layout, durable: bool, mode: Option<u32>) -> Result<Ledger> {
+    /// Opens the journal; creates it if need be. Waits for the lock until `deadline` at most.
+    pub fn open(
+        layout: &Layout,
+        durable: bool,
+        mode: Option<u32>,
+        deadline: Option<Instant>,
+    ) -> Result<Ledger> {
         let create = OFlags::RDWR | OFlags::CREATE;
         let file_mode = mode.unwrap_or(0o666);
         let opened = File::open(&layout.lock(), create, file_mode)
@@ -72,7 +88,7 @@ impl Ledger {
         let mut ledger = Ledger {
             layout: layout.clone(),
             lock: Arc::new(lock),
-            journal,
+            journal: Arc::new(journal),
             read_only,
             durable,
             mode,
@@ -83,41 +99,49 @@ impl Ledger {
             staged: Vec::new(),
             changes: 0,
         };
-        ledger.lock.lock()?;
-        let _held = Held(ledger.lock.clone());
+        let _held = ledger.lock(deadline)?;
         // Another process may have replaced the journal before we had the lock.
         ledger.reload()?;
+        if durable && !ledger.state.durable && !read_only {
+            ledger.append(&[Entry::Format { version: VERSION, durable }])?;
+        }
         Ok(ledger)
     }
 
-    /// Takes the lock and reads what is new.
-    pub fn hold(&mut self) -> Result<Held> {
-        self.lock.lock()?;
-        let held = Held(self.lock.clone());
+    /// Takes the lock, until `deadline` at most, and reads what is new.
+    pub fn hold(&mut self, deadline: Option<Instant>) -> Result<Held> {
+        let held = self.lock(deadline)?;
         self.catch_up()?;
         Ok(held)
     }
 
-    /// As [`Ledger::hold`], but gives up at `deadline`.
-    pub fn hold_until(&mut self, deadline: Option<Instant>) -> Result<Option<Held>> {
-        let Some(deadline) = deadline else { return self.hold().map(Some) };
+    fn lock(&self, deadline: Option<Instant>) -> Result<Held> {
+        let Some(deadline) = deadline else {
+            self.lock.lock()?;
+            return Ok(Held(self.lock.clone()));
+        };
+        // The system has no lock with a time limit.
         let mut pause = Duration::from_micros(20);
         while self.lock.try_lock()? == Lock::Busy {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Ok(None);
+                return Err(Error::Busy { path: self.layout.root.clone() });
             }
             std::thread::sleep(pause.min(left));
             pause = (pause * 2).min(Duration::from_millis(2));
         }
-        let held = Held(self.lock.clone());
-        self.catch_up()?;
-        Ok(Some(held))
+        Ok(Held(self.lock.clone()))
     }
 
     /// Whether this process may only look.
     pub fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Whether anyone who uses the queue waits for the disk. Then files must not go, nor be replaced, before what replaces
+    /// them is there.
+    pub fn is_durable(&self) -> bool {
+        self.durable || self.state.durable
     }
 
     pub fn is_remote(&self) -> bool {
@@ -155,12 +179,12 @@ impl Ledger {
             self.journal.chmod(mode)?;
         }
         self.journal.reserve(2 * ROOMY);
-        self.append(&[Entry::Format { version: VERSION }])
+        self.append(&[Entry::Format { version: VERSION, durable: self.durable }])
     }
 
     fn reload(&mut self) -> Result<()> {
         let flags = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR | OFlags::CREATE };
-        self.journal = File::open(&self.layout.journal(), flags, self.mode.unwrap_or(0o666))?;
+        self.journal = Arc::new(File::open(&self.layout.journal(), flags, self.mode.unwrap_or(0o666))?);
         self.state = State::default();
         (self.at, self.damaged) = (0, 0);
         self.changes += 1;
@@ -186,7 +210,7 @@ impl Ledger {
         let whole = entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
         for entry in &entries[..whole] {
             match entry {
-                Some(Entry::Format { version }) if *version != VERSION => {
+                Some(Entry::Format { version, .. }) if *version != VERSION => {
                     return Err(Error::NotAQueue {
                         path: self.journal.path.clone(),
                         why: format!("its format is version {version}, this program knows version {VERSION}"),
@@ -257,13 +281,20 @@ impl Ledger {
         self.reload()
     }
 
-    /// Brings what was appended to the disk, if that is wanted. Not under the lock: others may go on meanwhile.
+    /// Brings what was appended to the disk, if that is wanted.
     pub fn sync(&self) -> Result<()> {
-        if self.durable { self.journal.sync() } else { Ok(()) }
+        self.unsynced().sync()
+    }
+
+    /// What to sync when the lock is free again, so that others go on meanwhile. A journal that takes its place until then
+    /// holds the same and is on the disk.
+    pub fn unsynced(&self) -> Unsynced {
+        Unsynced(self.durable.then(|| self.journal.clone()))
     }
 
     pub fn rewrite(&mut self) -> Result<()> {
-        let mut bytes = Entry::Format { version: VERSION }.encode().to_vec();
+        let format = Entry::Format { version: VERSION, durable: self.is_durable() };
+        let mut bytes = format.encode().to_vec();
         bytes.extend(self.state.snapshot().iter().flat_map(Entry::encode));
         let path = self.layout.new_journal();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
@@ -273,7 +304,7 @@ impl Ledger {
         }
         new.reserve(2 * ROOMY);
         new.write_at(&bytes, 0).map_err(|(_, e)| e)?;
-        if self.durable {
+        if self.is_durable() {
             new.sync()?;
         }
         if self.damaged > 0 {
@@ -290,10 +321,10 @@ impl Ledger {
             return Err(e);
         }
         let path = self.layout.journal();
-        self.journal = File { path, ..new };
+        self.journal = Arc::new(File { path, ..new });
         self.at = bytes.len() as u64;
         self.rewrite_at = ROOMY.max(self.at * 4);
-        if self.durable { sys::sync_dir(&self.layout.root) } else { Ok(()) }
+        if self.is_durable() { sys::sync_dir(&self.layout.root) } else { Ok(()) }
     }
 
     /// What to add to this host's clock; the same for all its processes until it boots anew, however its clock is set.

@@ -53,7 +53,11 @@
 //! rename, exclusive create, and that what was synced is seen by those who take the lock later. Then order per writer and
 //! one consumer per item hold across hosts. Puts are always synced there, since others see nothing else. Waiting falls back to
 //! a look every tenth of a second, and consumers of other hosts are taken for dead only after
-//! [`stale_after`](Builder::stale_after). Clocks of hosts should agree to within that time.
+//! [`stale_after`](Builder::stale_after). Clocks of hosts should agree to within that time, and a file's time of modification
+//! must reach other hosts.
+//!
+//! Tested with mounts, networks and pids of their own on one machine, and with one machine that takes itself for two; not
+//! against a file server.
 //!
 //! # Layout, and why
 //!
@@ -85,6 +89,9 @@
 //!   consumer that goes on to something else would keep items from others that it never asked for.
 //! - *Claiming by `O_APPEND`* (the position tells who was first) is faster by half than the lock, but not atomic on network
 //!   file systems, where locks are; one protocol is better than two.
+//! - *No shared sync between processes*: threads of one share one ([`Durability::Group`]), but eight processes that each sync
+//!   their own file put four times as much as eight that let a leader call `syncfs` for all, and eleven times as much as with a
+//!   leader that syncs their files one by one. The file system's journal groups them already.
 //! - *State is spans*, so a million waiting items are one number, and `len` is one look at each segment's end.
 //!
 //! # Why no crash can break it
@@ -97,9 +104,15 @@
 //!   before its first record; an item is copied to the quarantine before the journal says so; a file is removed before the
 //!   journal forgets it; a new journal is complete before it takes the name. Leftovers of each are recognised under the lock.
 //! - A process that is stopped, not killed, while it has the lock, holds up consumers and new segments until it goes on. It
-//!   has the lock for some microseconds a call, while it decodes items and never while it waits for the disk.
-//!   `get_timeout` ends in time all the same (`receive_timeout` and `put_timeout` wait for the lock); puts go on in the
-//!   writer's open segment.
+//!   has the lock for some microseconds a call, and waits for the disk with it only where a file begins or goes.
+//! - `receive` decodes when the lock is free again: until an item is acknowledged, its consumer's death brings it back.
+//!   `get` decodes with the lock in its hands: one that first took an item and then found it unreadable could be killed
+//!   before the quarantine has it, and nothing may go because it could not be read.
+//!   All timed calls end in time all the same, with [`Error::Busy`] if they needed the lock; puts go on in the writer's
+//!   open segment.
+//! - A power cut keeps what was synced, and of the rest anything. An item is synced before `put` returns, and its fate before
+//!   `get` or `ack` does; each step of what has more is synced before the next. Once anyone waits for the disk, all do so
+//!   where they remove or replace something.
 //! - Locks of files tell who lives. In a child that was forked, a handle opens everything anew.
 #![forbid(unsafe_code)]
 
@@ -118,6 +131,8 @@ mod journal;
 mod layout;
 mod ledger;
 mod options;
+#[cfg(test)]
+mod power;
 mod queue;
 mod record;
 mod segment;

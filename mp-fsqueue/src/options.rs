@@ -16,7 +16,7 @@ pub enum Durability {
     /// When `put`, `get` or `ack` returns: each waits for the disk.
     Item,
     /// When `put`, `get` or `ack` returns, but puts of several threads wait for the disk together: one sync serves all
-    /// that have arrived within `within`, or when `count` have.
+    /// that have arrived within `within`, or when `count` have. Each process syncs its own files: file systems group those.
     Group {
         /// How long the first one waits for others; with zero, those that arrive during a sync share the next.
         within: Duration,

@@ -195,6 +195,8 @@ fn cut(from: Span, span: Span) -> impl Iterator<Item = Span> {
 /// What the journal says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
+    /// Someone waits for the disk: what others do must not undo it.
+    pub durable: bool,
     pub hosts: BTreeMap<u128, u64>,
     pub segments: BTreeMap<SegmentId, Segment>,
     pub totals: Totals,
@@ -204,7 +206,8 @@ impl State {
     /// Follows one entry.
     pub fn apply(&mut self, entry: &Entry) {
         match *entry {
-            Entry::Format { .. } | Entry::Moved => {}
+            Entry::Moved => {}
+            Entry::Format { durable, .. } => self.durable |= durable,
             Entry::Host { boot, offset } => {
                 self.hosts.entry(boot).or_insert(offset);
             }

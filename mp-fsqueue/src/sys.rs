@@ -87,7 +87,14 @@ impl File {
     /// Brings the content to the disk.
     pub fn sync(&self) -> Result<()> {
         point("fdatasync");
-        retry_on_intr(|| fs::fdatasync(&self.fd)).map_err(|e| Error::io("sync", &self.path, e))
+        #[cfg(test)]
+        if fault::SYNCS_FAIL.get() {
+            return Err(Error::io("sync", &self.path, Errno::IO));
+        }
+        retry_on_intr(|| fs::fdatasync(&self.fd)).map_err(|e| Error::io("sync", &self.path, e))?;
+        #[cfg(test)]
+        crate::power::synced(&self.fd);
+        Ok(())
     }
 
     /// Sets room aside, so that a full disk does not stop those who would empty it. Where that cannot be, it is done without.
@@ -142,6 +149,10 @@ impl File {
 
     /// Whether other hosts may have this file open too.
     pub fn is_remote(&self) -> bool {
+        #[cfg(test)]
+        if crate::host::pretend::REMOTE.get() {
+            return true;
+        }
         // NFS, CIFS, SMB, SMB2, 9P, FUSE, Ceph, AFS, Coda, Lustre, GFS2, OCFS2.
         const REMOTE: [u64; 12] = [
             0x6969,
@@ -207,7 +218,10 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<()> {
 pub(crate) fn sync_dir(path: &Path) -> Result<()> {
     let dir = File::open(path, OFlags::RDONLY | OFlags::DIRECTORY, 0)?;
     point("fsync");
-    match retry_on_intr(|| fs::fsync(&dir.fd)) {
+    let synced = retry_on_intr(|| fs::fsync(&dir.fd));
+    #[cfg(test)]
+    crate::power::synced(&dir.fd);
+    match synced {
         // Some network file systems cannot, and need not.
         Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(e) => Err(Error::io("sync", path, e)),
@@ -246,6 +260,8 @@ pub(crate) mod fault {
     use std::cell::{Cell, RefCell};
 
     thread_local! {
+        /// The disk is broken.
+        pub static SYNCS_FAIL: Cell<bool> = const { Cell::new(false) };
         static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
         static TRACE: RefCell<Option<Vec<&'static str>>> = const { RefCell::new(None) };
     }
@@ -263,6 +279,7 @@ pub(crate) mod fault {
     }
 
     pub(crate) fn point(call: &'static str) {
+        crate::power::look();
         TRACE.with_borrow_mut(|t| t.iter_mut().for_each(|t| t.push(call)));
         match LEFT.get() {
             Some(0) => {

@@ -18,6 +18,7 @@ use crate::sys::{self, File};
 use crate::usage::Usage;
 use rustix::fs::OFlags;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// At most so many bytes go into one system call of `put_many`.
 const CHUNK: usize = 256 << 10;
@@ -48,12 +49,12 @@ struct Open {
 }
 
 impl Writer {
-    pub fn open(layout: &Layout, options: &Builder) -> Result<Writer> {
+    pub fn open(layout: &Layout, options: &Builder, deadline: Option<Instant>) -> Result<Writer> {
         Ok(Writer {
             pid: host::pid(),
             layout: layout.clone(),
             options: options.clone(),
-            ledger: Ledger::open(layout, options.durability.is_durable(), options.file_mode)?,
+            ledger: Ledger::open(layout, options.durability.is_durable(), options.file_mode, deadline)?,
             usage: Usage::default(),
             id: sys::random()?,
             number: 0,
@@ -66,7 +67,11 @@ impl Writer {
     }
 
     /// Writes one record, whose body `encode` appends. Returns the file to sync.
-    pub fn put(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<Arc<File>> {
+    pub fn put(
+        &mut self,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<File>> {
         self.buffer.clear();
         let start = record::begin(&mut self.buffer);
         encode(&mut self.buffer)?;
@@ -74,8 +79,9 @@ impl Writer {
         if body > record::MAX_BODY {
             return Err(segment::too_large(&self.layout.root, body));
         }
-        let held = self.room_for(record::total(body) as u64, 1)?;
-        let (seed, time) = (self.ensure_segment(record::total(body) as u64, held.as_ref())?, self.time());
+        let bytes = record::total(body) as u64;
+        let held = self.room_for(bytes, 1, deadline)?;
+        let (seed, time) = (self.ensure_segment(bytes, held.as_ref(), deadline)?, self.time());
         record::finish(&mut self.buffer, start, seed, self.sequence, time);
         self.write(&[self.buffer.len()]).map_err(|(_, e)| e)
     }
@@ -106,8 +112,8 @@ impl Writer {
             (count, bytes) = (1, record::total(bodies[0].len()));
         }
         let none = |e| (0, e);
-        let held = self.room_for(bytes as u64, count as u64).map_err(none)?;
-        let seed = self.ensure_segment(bytes as u64, held.as_ref()).map_err(none)?;
+        let held = self.room_for(bytes as u64, count as u64, None).map_err(none)?;
+        let seed = self.ensure_segment(bytes as u64, held.as_ref(), None).map_err(none)?;
         self.buffer.clear();
         let mut ends = Vec::with_capacity(count);
         for (i, body) in bodies[..count].iter().enumerate() {
@@ -120,12 +126,12 @@ impl Writer {
     }
 
     /// Checks the bounds; with bounds, the queue's lock is held until the item is there.
-    fn room_for(&mut self, bytes: u64, items: u64) -> Result<Option<Held>> {
+    fn room_for(&mut self, bytes: u64, items: u64, deadline: Option<Instant>) -> Result<Option<Held>> {
         let (max_items, max_bytes) = (self.options.max_items, self.options.max_bytes);
         if max_items.is_none() && max_bytes.is_none() {
             return Ok(None);
         }
-        let held = self.ledger.hold()?;
+        let held = self.ledger.hold(deadline)?;
         let now = self.usage.measure(&self.layout, &self.ledger.state)?;
         if max_items.is_some_and(|max| now.items + items > max)
             || max_bytes.is_some_and(|max| now.bytes + bytes > max)
@@ -142,12 +148,12 @@ impl Writer {
     }
 
     /// Makes sure that there is a segment with room; returns what its checksums start from.
-    fn ensure_segment(&mut self, bytes: u64, held: Option<&Held>) -> Result<u32> {
+    fn ensure_segment(&mut self, bytes: u64, held: Option<&Held>, deadline: Option<Instant>) -> Result<u32> {
         let limit = self.options.segment_bytes;
         match &self.segment {
             Some(open) if open.size == START || open.size + bytes <= limit => Ok(open.seed),
             _ => {
-                let _held = if held.is_none() { Some(self.ledger.hold()?) } else { None };
+                let _held = if held.is_none() { Some(self.ledger.hold(deadline)?) } else { None };
                 self.begin_segment()
             }
         }

@@ -220,6 +220,13 @@ fn what_is_no_queue_is_named() {
 #[test]
 fn worker() {
     let Some((role, dir)) = role() else { return };
+    if role == "nobody" {
+        let error = Queue::open(&dir).unwrap_err();
+        assert_eq!(error.io_kind(), Some(ErrorKind::PermissionDenied), "{error}");
+        let (text, pid) = (error.to_string(), std::process::id().to_string());
+        assert!(text.contains(dir.to_str().unwrap()) && text.contains(&pid), "{text}");
+        return std::fs::write(std::env::var_os("FSQUEUE_DONE").unwrap(), "").unwrap();
+    }
     let q = Queue::open(&dir).unwrap();
     match &*role {
         // Nothing can be written any more after a while.
@@ -274,7 +281,7 @@ fn caged(role: &str, cage: &str, scratch: &Scratch, wrapper: &[&str]) -> bool {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).arg(itself.get_program()).args(itself.get_args());
     command.env("FSQUEUE_ROLE", role).env("FSQUEUE_DIR", scratch.queue()).env("FSQUEUE_DONE", &done);
-    let output = command.output().unwrap();
+    let Ok(output) = command.output() else { return false };
     let text =
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() || !text.contains("panicked"), "{role}: {text}");
@@ -296,6 +303,25 @@ fn na_31_a_full_disk_is_an_error_and_consumers_go_on() {
     if !caged("full", &mount, &scratch, &["unshare", "-rm"]) {
         eprintln!("this system lets us mount nothing: see the test above");
     }
+}
+
+#[test]
+fn na_31_no_permission_is_an_error_with_a_name() {
+    use std::os::unix::fs::PermissionsExt;
+    let scratch = Scratch::new();
+    filled(&scratch.queue());
+    let allow = |dir: &Path, mode| std::fs::set_permissions(dir, PermissionsExt::from_mode(mode)).unwrap();
+    allow(&scratch.0, 0o777);
+    allow(&scratch.queue(), 0);
+    // The superuser may do all, but as nobody.
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let root = rustix::process::geteuid().is_root();
+    if !caged("nobody", "true", &scratch, if root { &nobody } else { &[] }) {
+        assert!(root, "no error with a name");
+        eprintln!("skipped: no setpriv here, or nobody may not run this program");
+    }
+    allow(&scratch.queue(), 0o755);
+    assert_eq!(take_all(&scratch.queue()).0, [0, 1, 2, 3, 4]);
 }
 
 #[test]

@@ -12,10 +12,14 @@ const LONG: Duration = Duration::from_secs(30);
 #[test]
 fn can_15_the_directory_is_created_with_those_above_it() {
     let scratch = Scratch::new();
-    let dir = scratch.0.join("a/b/c");
-    let q = FsQueue::<u32>::open(&dir).unwrap();
-    assert!(q.is_empty().unwrap() && dir.is_dir());
-    assert!(segments(&dir).is_empty(), "a queue that is only looked at gets no segments");
+    let odd: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff\n odd");
+    for dir in [scratch.0.join("a/b/c"), scratch.0.join("a").join(odd).join(odd)] {
+        let q = FsQueue::<u32>::open(&dir).unwrap();
+        assert!(q.is_empty().unwrap() && dir.is_dir());
+        assert!(segments(&dir).is_empty(), "a queue that is only looked at gets no segments");
+        q.put(&7).unwrap();
+        assert_eq!(FsQueue::<u32>::open(&dir).unwrap().get().unwrap(), 7);
+    }
 }
 
 #[test]
@@ -54,6 +58,22 @@ fn can_16_what_was_put_while_others_read_ahead_does_not_overtake() {
     b.put(&2).unwrap();
     a.put(&3).unwrap();
     assert_eq!(c.drain().unwrap().items, [1, 2, 3]);
+}
+
+#[test]
+fn can_16_a_writer_that_goes_on_to_another_file_is_not_overtaken() {
+    let scratch = Scratch::new();
+    let open = || FsQueue::<(u32, Vec<u8>)>::builder().segment_bytes(4096).open(scratch.queue()).unwrap();
+    let (a, b, c) = (open(), open(), open());
+    // Two items fill a file of `a`, and `b` always has something.
+    for n in 0..60 {
+        if n % 3 == 2 { &b } else { &a }.put(&(n, vec![0; 1500])).unwrap();
+    }
+    for n in 0..30 {
+        assert_eq!(c.get().unwrap().0, n);
+    }
+    let order = |items: &[(u32, Vec<u8>)]| items.iter().map(|i| i.0).collect::<Vec<_>>();
+    assert_eq!(order(&c.drain().unwrap().items), (30..60).collect::<Vec<_>>());
 }
 
 #[test]
@@ -114,6 +134,40 @@ fn can_22_claims_are_acknowledged_released_and_failed() {
 }
 
 #[test]
+fn can_22_received_items_are_decoded_without_the_lock() {
+    use std::cell::RefCell;
+    thread_local!(static OTHER: RefCell<Option<FsQueue<u32>>> = const { RefCell::new(None) });
+    /// Uses the queue while it is decoded; 3 panics.
+    #[derive(Serialize)]
+    struct Busy(u32);
+    impl<'de> Deserialize<'de> for Busy {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let n = u32::deserialize(from)?;
+            assert_ne!(n, 3, "three");
+            OTHER.with_borrow(|q| q.as_ref().unwrap().get_timeout(LONG).unwrap());
+            Ok(Busy(n))
+        }
+    }
+    let scratch = Scratch::new();
+    let other = FsQueue::<u32>::open(scratch.queue()).unwrap();
+    other.put_many(&[0, 1, 10, 10, 3, 5, 6]).unwrap();
+    OTHER.set(Some(other.clone()));
+    let q = FsQueue::<Busy>::open(scratch.queue()).unwrap();
+    let batch = q.receive(2).unwrap();
+    assert_eq!(batch.iter().map(|c| c.0).collect::<Vec<_>>(), [0, 1]);
+    batch.ack().unwrap();
+    // A panic gives back all that was not decoded.
+    let panicked = std::panic::catch_unwind(|| q.receive(3).map(drop));
+    assert!(panicked.is_err());
+    let texts = FsQueue::<String>::open(scratch.queue()).unwrap();
+    let batch = texts.receive(100).unwrap();
+    assert!(batch.is_empty() && batch.bad.iter().all(|e| matches!(e, Error::Decode { .. })));
+    let kept = texts.failed().unwrap().iter().map(|f| f.value::<u32>().unwrap()).collect::<Vec<_>>();
+    assert_eq!(kept, [3, 5, 6]);
+    assert_eq!(texts.stats().unwrap().claimed, 0);
+}
+
+#[test]
 fn can_22_a_batch_is_acknowledged_at_once_and_its_segment_goes() {
     let scratch = Scratch::new();
     let q = FsQueue::<Vec<u8>>::builder().segment_bytes(4096).open(scratch.queue()).unwrap();
@@ -167,23 +221,44 @@ fn a_waiting_get_is_woken() {
 }
 
 #[test]
-fn a_stopped_process_delays_no_put_and_no_timed_wait() {
+fn na_31_a_process_stopped_with_the_lock_delays_no_put_and_no_timed_call() {
+    use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
     let scratch = Scratch::new();
     let q = FsQueue::<u32>::open(scratch.queue()).unwrap();
+    let new = FsQueue::<u32>::open(scratch.queue()).unwrap();
+    let bounded = FsQueue::<u32>::builder().max_items(1000).open(scratch.queue()).unwrap();
     q.put(&0).unwrap();
-    // Stands for a process that was stopped with the lock in its hands.
-    let lock = std::fs::File::open(scratch.queue().join("lock")).unwrap();
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    bounded.put(&1).unwrap();
+    let mut holder = child("worker", "stop", &scratch.queue());
+    let pid = Pid::from_child(&holder);
+    let stopped = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap().unwrap().1;
+    assert!(stopped.stopped(), "{stopped:?}");
+    // A thread that waits without a limit has the handle's getting side.
     let other = q.clone();
     let stuck = std::thread::spawn(move || other.get().unwrap());
-    for i in 1..100 {
+    for i in 2..100 {
         q.put(&i).unwrap();
     }
-    assert!(q.get_timeout(Duration::from_millis(30)).unwrap_err().is_empty());
+    let limit = Duration::from_millis(30);
+    let timed = |name: &str, call: &dyn Fn() -> Error| {
+        let start = Instant::now();
+        let error = call();
+        assert!(error.is_busy() && error.to_string().contains("stopped"), "{name}: {error}");
+        assert!(start.elapsed() >= limit && start.elapsed() < LONG, "{name}: {:?}", start.elapsed());
+    };
+    timed("get", &|| q.get_timeout(limit).unwrap_err());
+    timed("get by another handle", &|| new.get_timeout(limit).unwrap_err());
+    timed("receive", &|| q.receive_timeout(3, limit).unwrap_err());
+    timed("receive by another handle", &|| new.receive_timeout(3, limit).unwrap_err());
+    timed("the first put of a handle", &|| new.put_timeout(&7, limit).unwrap_err());
+    timed("a put that counts", &|| bounded.put_timeout(&7, limit).unwrap_err());
+    q.put_timeout(&100, limit).unwrap();
     assert!(!stuck.is_finished());
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock).unwrap();
+    std::fs::write(scratch.queue().with_extension("go"), "").unwrap();
+    kill_process(pid, Signal::CONT).unwrap();
+    assert!(holder.wait().unwrap().success());
     assert_eq!(stuck.join().unwrap(), 0);
-    assert_eq!(q.drain().unwrap().items.len(), 99);
+    assert_eq!(new.drain().unwrap().items, (1..=100).collect::<Vec<_>>());
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -263,6 +338,16 @@ fn worker() {
             std::fs::write(q.path().with_extension("claimed"), "").unwrap();
             std::thread::sleep(LONG);
             drop(batch);
+        }
+        "stop" => {
+            let lock = std::fs::File::open(q.path().join("lock")).unwrap();
+            rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP).unwrap();
+            // Another thread may be the first to be stopped.
+            while !q.path().with_extension("go").exists() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            drop(lock);
         }
         "consume" => {
             let mut mine = Vec::new();

@@ -20,7 +20,8 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     /// # Errors
     ///
     /// [`Error::Decode`] and [`Error::Damaged`] tell of an item that was moved to the quarantine; the next call goes on
-    /// behind it. [`Error::Io`] if the item could not be taken; it is still there.
+    /// behind it. [`Error::Io`] if the item could not be taken; it is still there, or in the quarantine if the error says
+    /// `cannot sync`.
     pub fn get(&self) -> Result<T> {
         self.get_until(None)
     }
@@ -29,7 +30,8 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`] if there is none in time; otherwise as [`FsQueue::get`].
+    /// [`Error::Empty`] if there is none in time; [`Error::Busy`] if there was no looking, since somebody held the queue's
+    /// lock all the time; otherwise as [`FsQueue::get`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
         self.get_until(Some(Instant::now().checked_add(timeout).unwrap_or_else(far_future)))
     }
@@ -47,31 +49,51 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         let (mut side, held) = self.side(deadline)?;
         let got = side.take(&mut decode::<T>);
         match got? {
-            Some(value) => {
+            Some((value, place)) => {
+                let journal = side.ledger.unsynced();
                 drop(held);
-                side.ledger.sync()?;
-                Ok(value)
+                drop(side);
+                match journal.sync() {
+                    Ok(()) => Ok(value),
+                    Err(e) => Err(self.keep_taken(&value, place, e)),
+                }
             }
             // Damage is told when there is nothing better to tell.
             None => Err(side.damage().unwrap_or_else(|| side.empty())),
         }
     }
 
+    /// Keeps an item that was taken, although that may not survive a power cut; the error to tell.
+    fn keep_taken(&self, value: &T, place: Place, why: Error) -> Error {
+        let mut body = Vec::new();
+        let kept = self.encode(value, &mut body).and_then(|()| {
+            let (side, _held) = self.side(None)?;
+            side.keep(place, &why.to_string(), &body)
+        });
+        kept.map_or_else(|e| e, |_| why)
+    }
+
     fn get_until(&self, deadline: Option<Instant>) -> Result<T> {
+        // Mostly there is one; then there is no need for a watch.
         match self.get_now(deadline) {
             Err(e) if e.is_empty() => {}
             result => return result,
         }
-        self.wait_for(deadline, || match self.get_now(deadline) {
+        self.wait_for(deadline, true, || match self.get_now(deadline) {
             Err(e) if e.is_empty() => None,
             result => Some(result),
         })
+    }
+
+    fn empty(&self) -> Error {
+        Error::Empty { path: self.path().to_owned() }
     }
 
     /// Sleeps until `attempt` has a result or time is up.
     fn wait_for<R>(
         &self,
         deadline: Option<Instant>,
+        mut seen_empty: bool,
         mut attempt: impl FnMut() -> Option<Result<R>>,
     ) -> Result<R> {
         let spare = lock(&self.inner.waiters).pop();
@@ -81,12 +103,16 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
             if !waiter.is_armed() {
                 waiter.arm(&self.inner.layout);
             }
-            if let Some(result) = attempt() {
-                break result;
+            match attempt() {
+                // Time is up.
+                Some(Err(e)) if e.is_busy() && !seen_empty => break Err(e),
+                Some(Err(e)) if e.is_busy() => break Err(self.empty()),
+                Some(result) => break result,
+                None => seen_empty = true,
             }
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
             if left.is_some_and(|l| l.is_zero()) {
-                break Err(Error::Empty { path: self.path().to_owned() });
+                break Err(self.empty());
             }
             waiter.wait(left);
         };
@@ -138,9 +164,11 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         while let Some(damage) = side.damage() {
             bad.push(damage);
         }
+        let journal = side.ledger.unsynced();
         drop(held);
+        drop(side);
         let taken = taken?;
-        if let Err(e) = side.ledger.sync() {
+        if let Err(e) = journal.sync() {
             bad.push(e);
         }
         Ok((taken.into_iter().map(|t| t.0).collect(), bad.len() > before))
@@ -179,16 +207,36 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// [`Error::Io`] if nothing could be claimed.
     pub fn receive(&self, limit: usize) -> Result<Batch<T>> {
-        let (mut side, held) = self.side(None)?;
+        self.receive_now(limit, None)
+    }
+
+    fn receive_now(&self, limit: usize, deadline: Option<Instant>) -> Result<Batch<T>> {
+        let (mut side, held) = self.side(deadline)?;
         let mut bad = Vec::new();
-        let taken = side.take_many(limit, true, &mut decode::<T>, &mut bad);
+        let taken = side.take_many(limit, true, &mut |body| Ok(body.to_vec()), &mut bad);
         while let Some(damage) = side.damage() {
             bad.push(damage);
         }
         drop(held);
         drop(side);
-        let claims =
-            taken?.into_iter().map(|(value, place)| Claim::new(value, place, self.clone())).collect();
+        // Decoded without the lock: a claim comes back if this process dies now.
+        let taken = taken?;
+        let mut claims = Vec::with_capacity(taken.len());
+        let mut undecided = Undecided { queue: self, places: taken.iter().rev().map(|t| t.1).collect() };
+        for (body, place) in taken {
+            match decode::<T>(&body) {
+                Ok(value) => claims.push(Claim::new(value, place, self.clone())),
+                Err(wrong) => bad.push(match self.fail(place, &wrong.reason()) {
+                    Ok(kept) => wrong.error(place, kept),
+                    Err(e) => {
+                        // As a claim that is dropped.
+                        let _ = self.give_back(&[place]);
+                        e
+                    }
+                }),
+            }
+            undecided.places.pop();
+        }
         Ok(Batch { claims, bad })
     }
 
@@ -196,10 +244,10 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     ///
     /// # Errors
     ///
-    /// [`Error::Empty`] if none comes in time; otherwise as [`FsQueue::receive`].
+    /// [`Error::Empty`] and [`Error::Busy`] as [`FsQueue::get_timeout`]; otherwise as [`FsQueue::receive`].
     pub fn receive_timeout(&self, limit: usize, timeout: Duration) -> Result<Batch<T>> {
         let deadline = Some(Instant::now().checked_add(timeout).unwrap_or_else(far_future));
-        self.wait_for(deadline, || match self.receive(limit) {
+        self.wait_for(deadline, false, || match self.receive_now(limit, deadline) {
             Ok(batch) if batch.is_empty() && batch.bad.is_empty() => None,
             result => Some(result),
         })
@@ -216,21 +264,40 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     fn settle(&self, places: &[Place], entry: fn(SegmentId, Span, u64) -> Entry) -> Result<()> {
         let (mut side, held) = self.side(None)?;
         side.settle(places, entry)?;
+        let journal = side.ledger.unsynced();
         drop(held);
-        side.ledger.sync()
+        drop(side);
+        journal.sync()
     }
 
     pub(crate) fn fail(&self, place: Place, reason: &str) -> Result<PathBuf> {
         let (mut side, held) = self.side(None)?;
         let kept = side.fail(place, reason)?;
+        let journal = side.ledger.unsynced();
         drop(held);
-        side.ledger.sync()?;
+        drop(side);
+        journal.sync()?;
         Ok(kept)
     }
 }
 
 fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(1 << 31)
+}
+
+/// Claims that are not decoded yet; should that panic, they come back.
+struct Undecided<'a, T: Serialize + DeserializeOwned> {
+    queue: &'a FsQueue<T>,
+    /// The last comes first.
+    places: Vec<Place>,
+}
+
+impl<T: Serialize + DeserializeOwned> Drop for Undecided<'_, T> {
+    fn drop(&mut self) {
+        if !self.places.is_empty() {
+            let _ = self.queue.give_back(&self.places);
+        }
+    }
 }
 
 /// Takes items until none waits.

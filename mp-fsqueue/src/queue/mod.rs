@@ -68,7 +68,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// As `lock`, but gives up: another thread may be waiting for a process that is stopped.
-fn lock_until<T>(mutex: &Mutex<T>, deadline: Instant) -> Option<MutexGuard<'_, T>> {
+fn lock_until<T>(mutex: &Mutex<T>, deadline: Option<Instant>) -> Option<MutexGuard<'_, T>> {
+    let Some(deadline) = deadline else { return Some(lock(mutex)) };
     let mut pause = Duration::from_micros(20);
     loop {
         match mutex.try_lock() {
@@ -121,12 +122,14 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
                 sys::make_dir(&place, options.dir_mode)?;
             }
         }
-        let side = Side::open(&layout, &options)?;
+        let side = Side::open(&layout, &options, None)?;
         if side.ledger.is_remote() && options.durability == Durability::None {
             options.durability = Durability::GROUP;
         }
         if options.durability.is_durable() && !side.ledger.is_read_only() {
             sys::sync_dir(&layout.root)?;
+            // Those above it may be new too; some may not be ours to read, and were there before.
+            layout.root.ancestors().skip(1).for_each(|above| drop(sys::sync_dir(above)));
         }
         Ok(FsQueue {
             inner: Arc::new(Inner {
@@ -146,17 +149,17 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         &self.inner.layout.root
     }
 
+    fn busy(&self) -> Error {
+        Error::Busy { path: self.path().to_owned() }
+    }
+
     /// The getting side, as this process, with the queue's lock.
     fn side(&self, deadline: Option<Instant>) -> Result<(MutexGuard<'_, Side>, Held)> {
-        let mut side = match deadline {
-            None => lock(&self.inner.side),
-            Some(deadline) => lock_until(&self.inner.side, deadline)
-                .ok_or_else(|| Error::Empty { path: self.path().to_owned() })?,
-        };
+        let mut side = lock_until(&self.inner.side, deadline).ok_or_else(|| self.busy())?;
         if side.pid != host::pid() {
-            *side = Side::open(&self.inner.layout, &self.inner.options)?;
+            *side = Side::open(&self.inner.layout, &self.inner.options, deadline)?;
         }
-        let held = side.hold(deadline)?;
+        let held = side.ledger.hold(deadline)?;
         Ok((side, held))
     }
 }

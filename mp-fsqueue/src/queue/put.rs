@@ -1,6 +1,6 @@
 //! Adding items.
 
-use super::{FsQueue, lock};
+use super::{FsQueue, lock, lock_until};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::options::Durability;
@@ -20,39 +20,52 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
     /// [`Error::Encode`], [`Error::TooLarge`], [`Error::Full`] and [`Error::Io`] mean that nothing was put; but an
     /// [`Error::Io`] that says `cannot sync` means that the item is there and may not survive a power cut.
     pub fn put(&self, item: &T) -> Result<()> {
-        self.put_with(|buffer| self.encode(item, buffer))
+        self.put_with(None, |buffer| self.encode(item, buffer))
     }
 
     /// Adds an item that is encoded already.
     pub(super) fn put_encoded(&self, body: &[u8]) -> Result<()> {
-        self.put_with(|buffer| {
+        self.put_with(None, |buffer| {
             buffer.extend_from_slice(body);
             Ok(())
         })
     }
 
-    fn put_with(&self, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
-        let mut guard = self.writer()?;
+    fn put_with(
+        &self,
+        deadline: Option<Instant>,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let mut guard = self.writer(deadline)?;
         let Some(writer) = guard.as_mut() else { return Err(self.no_writer()) };
-        let file = writer.put(encode)?;
+        let file = writer.put(encode, deadline)?;
         self.make_durable(guard, file)
     }
 
-    /// Adds an item, waiting up to `timeout` while the queue is [full](Error::Full).
+    /// Adds an item, waiting up to `timeout` while the queue is [full](Error::Full). How long the disk takes to make it
+    /// durable is not limited.
     ///
     /// # Errors
     ///
-    /// As [`FsQueue::put`].
+    /// [`Error::Busy`] if the queue's lock was needed and not to be had in time, so that nothing was put; otherwise as
+    /// [`FsQueue::put`].
     pub fn put_timeout(&self, item: &T, timeout: Duration) -> Result<()> {
         let deadline = Instant::now().checked_add(timeout);
         let mut pause = Duration::from_millis(1);
+        let mut full = None;
         loop {
-            match self.put(item) {
-                Err(e) if e.is_full() && deadline.is_none_or(|d| Instant::now() < d) => {
+            match self.put_with(deadline, |buffer| self.encode(item, buffer)) {
+                Err(e) if e.is_full() => {
                     let left = deadline.map_or(pause, |d| d.saturating_duration_since(Instant::now()));
+                    if left.is_zero() {
+                        return Err(e);
+                    }
+                    full = Some(e);
                     std::thread::sleep(pause.min(left));
                     pause = (pause * 2).min(Duration::from_millis(50));
                 }
+                // What was seen before tells more.
+                Err(e) if e.is_busy() => return Err(full.unwrap_or(e)),
                 result => return result,
             }
         }
@@ -76,7 +89,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
             Ok(body)
         };
         let bodies = items.into_iter().map(encode).collect::<Result<Vec<_>>>()?;
-        let mut guard = self.writer()?;
+        let mut guard = self.writer(None)?;
         let Some(writer) = guard.as_mut() else { return Err(self.no_writer()) };
         let (put, result) = writer.put_many(&bodies);
         let failed = |source: Error| match put {
@@ -89,7 +102,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         Ok(put)
     }
 
-    fn encode(&self, item: &T, buffer: &mut Vec<u8>) -> Result<()> {
+    pub(super) fn encode(&self, item: &T, buffer: &mut Vec<u8>) -> Result<()> {
         let encoded = match self.inner.options.named {
             true => rmp_serde::encode::write_named(buffer, item),
             false => rmp_serde::encode::write(buffer, item),
@@ -101,10 +114,10 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         })
     }
 
-    fn writer(&self) -> Result<MutexGuard<'_, Option<Writer>>> {
-        let mut writer = lock(&self.inner.writer);
+    fn writer(&self, deadline: Option<Instant>) -> Result<MutexGuard<'_, Option<Writer>>> {
+        let mut writer = lock_until(&self.inner.writer, deadline).ok_or_else(|| self.busy())?;
         if writer.as_ref().is_none_or(|w| w.pid != host::pid()) {
-            *writer = Some(Writer::open(&self.inner.layout, &self.inner.options)?);
+            *writer = Some(Writer::open(&self.inner.layout, &self.inner.options, deadline)?);
         }
         Ok(writer)
     }

@@ -27,6 +27,14 @@ impl Side {
         let ids = self.sources.values().map(|s| s.id).collect::<Vec<_>>();
         for id in ids {
             let Some(segment) = self.ledger.state.segments.get(&id) else { continue };
+            let missing = self.sources.get(&id.writer).is_some_and(|s| s.file.is_none());
+            if missing && !segment.ready.is_empty() && segment.claimed.is_empty() {
+                // Nothing is to be had there: a power cut kept the file's end, but not what became of its items.
+                self.append(&[Entry::Remove { id }])?;
+                self.usage.forget(id);
+                (self.dirty, ended) = (true, true);
+                continue;
+            }
             if segment.ended || !segment.ready.is_empty() {
                 continue;
             }
@@ -55,7 +63,7 @@ impl Side {
     }
 
     /// Looks a last time at a segment that gets no more, and ends it if nothing is there.
-    fn end_segment(&mut self, id: SegmentId) -> Result<bool> {
+    pub(super) fn end_segment(&mut self, id: SegmentId) -> Result<bool> {
         let Some(source) = self.sources.get_mut(&id.writer) else { return Ok(false) };
         source.cursor.refresh();
         if source.fill(&self.layout, self.remote)? != Fill::Nothing {
@@ -72,7 +80,7 @@ impl Side {
             if bytes.iter().any(|b| *b != 0) {
                 let name = format!("{:016x}-{:08x}-{from}.torn", id.writer, id.number);
                 let path = self.layout.failed().join(name);
-                let durable = self.options.durability.is_durable();
+                let durable = self.ledger.is_durable();
                 failed::store(&self.layout, &path, &bytes, durable, self.options.file_mode)?;
             }
         }

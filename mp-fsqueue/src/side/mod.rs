@@ -16,7 +16,7 @@ use crate::error::{Error, ItemId, Result};
 use crate::host;
 use crate::journal::Entry;
 use crate::layout::Layout;
-use crate::ledger::{Held, Ledger};
+use crate::ledger::Ledger;
 use crate::options::Builder;
 use crate::record;
 use crate::state::{SegmentId, Span};
@@ -24,6 +24,7 @@ use crate::sys::{self, File};
 use crate::usage::{Usage, Waiting};
 use rustix::fs::OFlags;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How often the living are looked for while there is work.
@@ -62,13 +63,15 @@ pub(crate) struct Side {
 struct Source {
     id: SegmentId,
     boot: u128,
+    /// The writer has gone on to another segment.
+    followed: bool,
     file: Option<File>,
     cursor: Cursor,
 }
 
 impl Side {
-    pub fn open(layout: &Layout, options: &Builder) -> Result<Side> {
-        let ledger = Ledger::open(layout, options.durability.is_durable(), options.file_mode)?;
+    pub fn open(layout: &Layout, options: &Builder, deadline: Option<Instant>) -> Result<Side> {
+        let ledger = Ledger::open(layout, options.durability.is_durable(), options.file_mode, deadline)?;
         let mut side = Side {
             pid: host::pid(),
             layout: layout.clone(),
@@ -87,20 +90,12 @@ impl Side {
             unwritten: 0,
         };
         if !side.ledger.is_read_only() {
-            let _held = side.ledger.hold()?;
+            let _held = side.ledger.hold(deadline)?;
             // What cannot be tidied up is no reason not to open.
             let _ = side.tidy();
             side.tidied = Some(Instant::now());
         }
         Ok(side)
-    }
-
-    /// Takes the queue's lock, until `deadline` at most.
-    pub fn hold(&mut self, deadline: Option<Instant>) -> Result<Held> {
-        match self.ledger.hold_until(deadline)? {
-            Some(held) => Ok(held),
-            None => Err(self.empty()),
-        }
     }
 
     pub fn empty(&self) -> Error {
@@ -109,12 +104,15 @@ impl Side {
 
     /// Gives the next item out for ever, if `decode` can make something of it. An item that cannot be decoded is moved to
     /// the quarantine. Call it with the queue's lock.
-    pub fn take<R>(&mut self, decode: &mut dyn FnMut(&[u8]) -> Result<R, Undecodable>) -> Result<Option<R>> {
+    pub fn take<R>(
+        &mut self,
+        decode: &mut dyn FnMut(&[u8]) -> Result<R, Undecodable>,
+    ) -> Result<Option<(R, Place)>> {
         let Some((place, result)) = self.look(decode)? else { return Ok(None) };
         match result {
             Ok(value) => {
                 self.note(Entry::Take { id: place.0, span: place.1 }, place.0)?;
-                Ok(Some(value))
+                Ok(Some((value, place)))
             }
             Err(bad) => Err(self.reject(place, bad)?),
         }
@@ -222,10 +220,11 @@ impl Side {
             }
             let mut best: Option<(u64, u64)> = None;
             let mut damaged: Option<(u64, Span, &'static str)> = None;
-            let mut broken = None;
+            let (mut finished, mut broken) = (None, None);
             for (&writer, source) in &mut self.sources {
                 match source.fill(&self.layout, self.remote) {
                     Ok(Fill::Item { time }) if best.is_none_or(|b| time < b.0) => best = Some((time, writer)),
+                    Ok(Fill::Nothing) if source.followed => finished = Some(source.id),
                     Ok(Fill::Item { .. } | Fill::Nothing) => {}
                     Ok(Fill::Damage(span, why)) => damaged = Some((writer, span, why)),
                     // Other writers' items are not affected.
@@ -236,8 +235,18 @@ impl Side {
                 self.quarantine_damage(writer, span, why)?;
                 continue;
             }
+            // What follows in the writer's next segment may be older than what others have.
+            if let Some(id) = finished
+                && self.ledger.state.segments.get(&id).is_some_and(|s| !s.ended && s.ready.is_empty())
+                && self.end_segment(id)?
+            {
+                continue;
+            }
             match best {
-                Some((time, writer)) if looked || time <= self.scanned || self.is_foreign(writer) => {
+                Some((time, writer))
+                    if looked
+                        || ((time <= self.scanned || self.is_foreign(writer)) && !self.care_is_due()) =>
+                {
                     return Ok(Some(writer));
                 }
                 _ if looked => {
@@ -254,10 +263,15 @@ impl Side {
                 None => 0,
             };
             self.sources.values_mut().for_each(|s| s.cursor.refresh());
-            if best.is_some() && self.cared.is_none_or(|c| c.elapsed() > CARE) {
+            if best.is_some() && self.care_is_due() {
                 self.care()?;
             }
         }
+    }
+
+    /// However much waits, what dead consumers had comes back soon.
+    fn care_is_due(&self) -> bool {
+        self.cared.is_none_or(|c| c.elapsed() > CARE)
     }
 
     fn is_foreign(&self, writer: u64) -> bool {
@@ -266,24 +280,29 @@ impl Side {
 
     /// Puts the cursors where the journal says.
     fn follow(&mut self) -> Result<()> {
-        let mut found = BTreeMap::new();
+        let mut found = BTreeMap::<u64, (SegmentId, Span, u128, bool)>::new();
         let mut done = Vec::new();
         for (&id, segment) in &self.ledger.state.segments {
             if segment.is_done() {
                 done.push(id);
             }
-            if let (false, Some(front)) = (found.contains_key(&id.writer), segment.front()) {
-                found.insert(id.writer, (id, front, segment.boot));
+            match (found.get_mut(&id.writer), segment.front()) {
+                (Some((.., followed)), _) => *followed = true,
+                (None, Some(front)) => drop(found.insert(id.writer, (id, front, segment.boot, false))),
+                (None, None) => {}
             }
         }
         self.sources.retain(|writer, source| found.get(writer).is_some_and(|f| f.0 == source.id));
-        for (writer, (id, front, boot)) in found {
+        for (writer, (id, front, boot, followed)) in found {
             match self.sources.get_mut(&writer) {
-                Some(source) => source.cursor.align(front),
+                Some(source) => {
+                    source.cursor.align(front);
+                    source.followed = followed;
+                }
                 None => {
                     let cursor =
                         Cursor::new(front, record::seed(id.writer, id.number), self.options.read_buffer);
-                    self.sources.insert(writer, Source { id, boot, file: None, cursor });
+                    self.sources.insert(writer, Source { id, boot, followed, file: None, cursor });
                 }
             }
         }
@@ -318,7 +337,7 @@ impl Side {
         if self.ledger.state.segments.get(&id).is_some_and(|s| s.is_done()) {
             self.flush()?;
             sys::remove(&self.layout.segment(id))?;
-            if self.options.durability.is_durable() {
+            if self.ledger.is_durable() {
                 sys::sync_dir(&self.layout.segments())?;
             }
             self.append(&[Entry::Remove { id }])?;
@@ -362,6 +381,17 @@ impl Source {
 pub(crate) struct Undecodable {
     pub type_name: &'static str,
     pub source: rmp_serde::decode::Error,
+}
+
+impl Undecodable {
+    /// What the quarantine says.
+    pub fn reason(&self) -> String {
+        format!("no {}: {}", self.type_name, self.source)
+    }
+
+    pub fn error(self, (id, span): Place, kept: PathBuf) -> Error {
+        Error::Decode { item: item_id(id, span.first), type_name: self.type_name, kept, source: self.source }
+    }
 }
 
 pub(crate) fn item_id(id: SegmentId, sequence: u64) -> ItemId {

@@ -83,20 +83,25 @@ impl Side {
         Ok(kept)
     }
 
+    /// Keeps an item that was given out and did not reach its consumer. Call it with the queue's lock.
+    pub fn keep(&self, place: Place, reason: &str, body: &[u8]) -> Result<PathBuf> {
+        // The disk has just failed to do more.
+        failed::keep(&self.layout, place, reason, (body, true), (false, self.options.file_mode))
+    }
+
     fn manner(&self) -> (bool, Option<u32>) {
-        (self.options.durability.is_durable(), self.options.file_mode)
+        (self.ledger.is_durable(), self.options.file_mode)
     }
 
     /// Moves the item that the writer's cursor stands on to the quarantine; the error to tell.
     pub(super) fn reject(&mut self, place: Place, bad: Undecodable) -> Result<Error> {
         let (id, span) = place;
-        let item = item_id(id, span.first);
-        let reason = format!("no {}: {}", bad.type_name, bad.source);
+        let reason = bad.reason();
         let body = self.sources.get(&id.writer).and_then(|s| s.cursor.item()).map(|i| i.1.to_vec());
         let kept =
             failed::keep(&self.layout, place, &reason, (&body.unwrap_or_default(), true), self.manner())?;
         self.note(Entry::Fail { id, span, consumer: 0 }, id)?;
-        Ok(Error::Decode { item, type_name: bad.type_name, kept, source: bad.source })
+        Ok(bad.error(place, kept))
     }
 
     pub(super) fn quarantine_damage(&mut self, writer: u64, span: Span, why: &'static str) -> Result<()> {
