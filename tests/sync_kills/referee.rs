@@ -117,7 +117,7 @@ where
             life(Worker { thing, board, number, random: Random(seed) });
         };
         let process = mp::process(live, (thing.clone(), board.clone(), number, seed));
-        process.name(format!("{name} {number}")).start().expect("a worker")
+        process.name(format!("{name} {number}")).daemon(true).start().expect("a worker")
     };
     let mut crew: Vec<Process<()>> =
         (0..workers).map(|number| start(number, random.below(u64::MAX))).collect();
