@@ -68,6 +68,7 @@ fn why(result: mp_sync::Result<u32>) -> String {
     }
 }
 
+/// BAR-01, BAR-02, BAR-07.
 #[test]
 fn bar_01_bar_02_bar_07_lockstep() {
     for_each_method(|context| {

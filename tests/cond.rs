@@ -97,6 +97,7 @@ fn cond_02_six_waiters_time_out() {
     });
 }
 
+/// COND-03, COND-05.
 #[test]
 fn cond_03_05_results_of_timed_waits() {
     for_each_method(|context| {

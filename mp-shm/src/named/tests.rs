@@ -11,6 +11,7 @@ fn names_of(part: &str) -> Vec<String> {
     entries.flatten().filter(|name| name.contains(part)).collect()
 }
 
+/// SHM-01, SHM-02.
 #[test]
 fn shm_01_02_create_inspect_and_open() {
     let block = SharedMemory::create("mp_test_basic", 512).unwrap();
@@ -28,6 +29,7 @@ fn shm_01_02_create_inspect_and_open() {
     assert_eq!(names_of("mp_test_basic"), [""; 0]);
 }
 
+/// SHM-03, SHM-05.
 #[test]
 fn shm_03_05_bad_arguments_taken_and_absent_names() {
     assert!(matches!(SharedMemory::create("mp_test_bad", 0), Err(Error::Invalid { .. })));
