@@ -176,7 +176,9 @@ impl Channel {
             }
             put += 1;
         }
-        writer.publish();
+        if !writer.publish() {
+            return (0, Err(Error::Closed));
+        }
         parcels.iter_mut().take(put).for_each(|parcel| parcel.fds.delivered());
         (put, result)
     }
@@ -221,7 +223,7 @@ impl Channel {
     ) -> Result<()> {
         let matters = || !self.ring.is_empty() || self.ring.is_closed();
         let Some(held) = wait.guard(self.ring.get_lock(), matters) else { return Err(Error::Empty) };
-        // Before the look at the items: who closed it has put nothing since.
+        // Before the look at the items: if it is closed now, those are the last.
         let closed = self.ring.is_closed();
         let mut reader = self.ring.reader(&held)?;
         let mut got = 0;
@@ -251,8 +253,13 @@ impl Channel {
                 break;
             }
         }
+        if got == 0 && closed {
+            // Of putters that came too late.
+            let _ = self.side.drain();
+            return Err(Error::Closed);
+        }
         if got == 0 {
-            return Err(if closed { Error::Closed } else { Error::Empty });
+            return Err(Error::Empty);
         }
         let before = self.ring.read();
         basket.witness.before(before, got as u64);
@@ -270,11 +277,8 @@ impl Channel {
         self.local.ready.fd(&self.ring)
     }
 
-    pub fn close(&self) -> Result<()> {
-        if let Some(held) = self.ring.put_lock().guard(None) {
-            self.ring.close(&held)?;
-        }
-        Ok(())
+    pub fn close(&self) {
+        self.ring.close();
     }
 }
 

@@ -90,12 +90,14 @@ impl<T> Queue<T> {
         (limit != u64::MAX).then_some(limit as usize)
     }
 
-    /// Says that no process will put anything any more: getters get what is there, then [`Error::Closed`].
+    /// Says that no process will put anything any more: getters get what is there, then [`Error::Closed`]. An item whose
+    /// `put` has not returned by then may be in or not; `put` says so.
     ///
     /// # Errors
-    /// [`Error::Ground`] if the shared memory is damaged.
+    /// None so far: it is one step, in which no other process is in the way.
     pub fn close(&self) -> Result<()> {
-        self.channel.close()
+        self.channel.close();
+        Ok(())
     }
 
     /// Whether it was closed; there may be items in it still.

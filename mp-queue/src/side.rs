@@ -109,7 +109,7 @@ impl Side {
         Err(Error::HandlesLost)
     }
 
-    /// Drops what no item will ask for; for the holder of both locks while the queue is empty.
+    /// Drops what no item will ask for: for the holder of the getters' lock, while the queue is empty and nobody puts.
     pub fn drain(&self) -> Result<()> {
         while self.peek()?.is_some() {
             self.take()?;
