@@ -6,6 +6,7 @@
 //! repaired then, because all that a putter or getter does becomes true by the one exchange that publishes it. Nobody
 //! sleeps while holding a lock, and nobody sleeps longer than [`SLICE`] without looking again.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use mp_core::deadline::Deadline;
 use mp_core::message::{Fds, SharedFd};
 use mp_core::ring::{Doze, Ring, Staged};
 use mp_core::spin::Spin;
-use mp_sync::RawLock;
+use mp_sync::{RawGuard, RawLock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -22,6 +23,9 @@ use crate::side::{Sent, Side};
 
 /// How long a sleeper sleeps at most: a death is noticed within 100 ms.
 pub(crate) const SLICE: Duration = Duration::from_millis(60);
+
+/// How long an attempt that does not wait lets another process finish its own.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// How long a call waits.
 #[derive(Clone, Copy)]
@@ -50,6 +54,16 @@ impl Wait {
             Wait::Until(deadline) => deadline,
         }
     }
+
+    /// Takes a lock. Who has it gives it back soon, so an attempt that would not have been in vain gives it that moment.
+    fn guard(self, lock: &RawLock, matters: impl Fn() -> bool) -> Option<RawGuard<'_>> {
+        let Wait::Not = self else { return lock.guard(self.deadline()) };
+        let held = lock.try_guard();
+        if held.is_some() || !matters() {
+            return held;
+        }
+        lock.guard(Some(Deadline::after(MOMENT)))
+    }
 }
 
 /// An encoded item.
@@ -59,9 +73,24 @@ pub(crate) struct Parcel<'a> {
     pub fds: Fds,
 }
 
-/// What becomes of an item: gets a function that appends its bytes to a buffer, and its descriptors.
-pub(crate) type Each<'a> =
-    dyn FnMut(&mut dyn FnMut(&mut Vec<u8>) -> Result<()>, Result<Fds>) -> Result<()> + 'a;
+/// What becomes of an item: where its bytes are in the buffer, and its descriptors.
+pub(crate) type Each<'a> = dyn FnMut(Range<usize>, Result<Fds>) + 'a;
+
+/// One who is told of items being taken, under the getters' lock.
+pub(crate) trait Witness {
+    /// `items` more than `got` are about to be taken.
+    fn before(&self, _got: u64, _items: u64) {}
+    /// `got` are taken.
+    fn after(&self, _got: u64) {}
+}
+
+impl Witness for () {}
+
+/// Buffer and witness of a getter.
+pub(crate) struct Basket<'a> {
+    pub bytes: &'a mut Vec<u8>,
+    pub witness: &'a dyn Witness,
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Channel {
@@ -116,7 +145,8 @@ impl Channel {
 
     /// Puts as many as there is room for.
     pub fn try_put(&self, parcels: &mut [Parcel<'_>], wait: Wait) -> (usize, Result<()>) {
-        let Some(held) = self.ring.put_lock().guard(wait.deadline()) else { return (0, Err(Error::Full)) };
+        let matters = || self.ring.len() < self.ring.limit() || self.ring.is_closed();
+        let Some(held) = wait.guard(self.ring.put_lock(), matters) else { return (0, Err(Error::Full)) };
         let mut writer = match self.ring.writer(&held) {
             Ok(writer) => writer,
             Err(error) => return (0, Err(error.into())),
@@ -128,7 +158,7 @@ impl Channel {
             let sent = match parcel.fds.is_empty() {
                 true => Ok(Sent::As(0)),
                 false if self.ring.is_closed() => Err(Error::Closed),
-                false if self.ring.len() >= self.ring.limit() => Err(Error::Full),
+                false if self.ring.len() + put as u64 >= self.ring.limit() => Err(Error::Full),
                 false => self.send(writer.number(), put, &parcel.fds),
             };
             let staged = sent.and_then(|sent| match sent {
@@ -146,7 +176,9 @@ impl Channel {
             }
             put += 1;
         }
-        writer.publish();
+        if !writer.publish() {
+            return (0, Err(Error::Closed));
+        }
         parcels.iter_mut().take(put).for_each(|parcel| parcel.fds.delivered());
         (put, result)
     }
@@ -165,16 +197,16 @@ impl Channel {
         }
     }
 
-    /// Gets up to `most` items, at least one: calls `each` with the bytes and descriptors of each, under the lock, before
+    /// Gets up to `most` items, at least one: appends the bytes of each to the buffer and calls `each`, under the lock, before
     /// they are taken.
-    pub fn get(&self, most: usize, wait: Wait, taken: &dyn Fn(u64), each: &mut Each<'_>) -> Result<()> {
+    pub fn get(&self, most: usize, wait: Wait, basket: &mut Basket<'_>, each: &mut Each<'_>) -> Result<()> {
         loop {
-            match self.try_get(most, wait, taken, each) {
+            match self.try_get(most, wait, basket, each) {
                 Err(Error::Empty) => {}
                 result => return result,
             }
             let doze = self.ring.doze_until_put();
-            match self.try_get(most, wait, taken, each) {
+            match self.try_get(most, wait, basket, each) {
                 Err(Error::Empty) if !wait.is_over() => nap(&doze, &self.local.get, wait),
                 result => return result,
             }
@@ -182,28 +214,58 @@ impl Channel {
     }
 
     /// As [`get`](Self::get), without waiting for an item.
-    pub fn try_get(&self, most: usize, wait: Wait, taken: &dyn Fn(u64), each: &mut Each<'_>) -> Result<()> {
-        let Some(held) = self.ring.get_lock().guard(wait.deadline()) else { return Err(Error::Empty) };
-        // Before the look at the items: who closed it has put nothing since.
+    pub fn try_get(
+        &self,
+        most: usize,
+        wait: Wait,
+        basket: &mut Basket<'_>,
+        each: &mut Each<'_>,
+    ) -> Result<()> {
+        let matters = || !self.ring.is_empty() || self.ring.is_closed();
+        let Some(held) = wait.guard(self.ring.get_lock(), matters) else { return Err(Error::Empty) };
+        // Before the look at the items: if it is closed now, those are the last.
         let closed = self.ring.is_closed();
         let mut reader = self.ring.reader(&held)?;
         let mut got = 0;
         while got < most {
             let Some(next) = reader.peek()? else { break };
+            let start = basket.bytes.len();
+            // Before the descriptors, which are gone once they are received.
+            match reader.read(&next, 0, basket.bytes) {
+                Err(error) if got == 0 => return Err(error.into()),
+                Err(_) => break,
+                Ok(()) => {}
+            }
             let fds = match next.about {
                 0 => Ok(Fds::new()),
                 attempt => self.side.receive(next.number, attempt),
             };
-            each(&mut |bytes| Ok(reader.read(&next, 0, bytes)?), fds)?;
+            let lost = fds.is_err();
+            // That is for a call of its own, so that it costs no other item.
+            if lost && got > 0 {
+                basket.bytes.truncate(start);
+                break;
+            }
+            each(start..basket.bytes.len(), fds);
             reader.pass(&next);
             got += 1;
+            if lost {
+                break;
+            }
+        }
+        if got == 0 && closed {
+            // Of putters that came too late.
+            let _ = self.side.drain();
+            return Err(Error::Closed);
         }
         if got == 0 {
-            return Err(if closed { Error::Closed } else { Error::Empty });
+            return Err(Error::Empty);
         }
-        taken(got as u64);
+        let before = self.ring.read();
+        basket.witness.before(before, got as u64);
         let give_back = reader.should_give_back();
         reader.publish();
+        basket.witness.after(before + got as u64);
         if give_back && let Some(put_held) = self.ring.put_lock().try_guard() {
             // If it does not work now, the next getter tries again.
             let _ = self.ring.give_back(&put_held, &held);
@@ -215,11 +277,8 @@ impl Channel {
         self.local.ready.fd(&self.ring)
     }
 
-    pub fn close(&self) -> Result<()> {
-        if let Some(held) = self.ring.put_lock().guard(None) {
-            self.ring.close(&held)?;
-        }
-        Ok(())
+    pub fn close(&self) {
+        self.ring.close();
     }
 }
 

@@ -50,7 +50,7 @@ impl<T> JoinableQueue<T> {
 
     /// One item that this process got is done.
     ///
-    /// A call by another process than the one that got the item counts as well, but then it is not known who owes it.
+    /// A call by a process that owes nothing counts for the one that owes most.
     ///
     /// # Errors
     /// [`Error::TooManyDone`](crate::Error::TooManyDone) if no item is unfinished.
@@ -61,8 +61,8 @@ impl<T> JoinableQueue<T> {
     /// Waits until every item that was put is done.
     ///
     /// # Errors
-    /// [`Error::ConsumerDied`](crate::Error::ConsumerDied), once for each, if nothing is left but what a process owes that
-    /// ended; its items then count as done.
+    /// [`Error::ConsumerDied`](crate::Error::ConsumerDied), once for each, within 100 ms after a process ended that owed
+    /// `task_done`; its items then count as done, and `join` can be called again for the others.
     pub fn join(&self) -> Result<()> {
         self.join_within(None)
     }
@@ -76,8 +76,7 @@ impl<T> JoinableQueue<T> {
     }
 
     fn join_within(&self, timeout: Option<Duration>) -> Result<()> {
-        let ring = self.queue.channel().ring();
-        self.ledger.join(|| ring.written(), || ring.read(), timeout)
+        self.ledger.join(self.queue.channel().ring(), timeout)
     }
 
     /// How many items were put and are not done.
@@ -154,7 +153,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// # Errors
     /// As for [`Queue::get`].
     pub fn get(&self) -> Result<T> {
-        self.queue.get_within(Wait::Until(None), &|items| self.ledger.take(items))
+        self.queue.get_within(Wait::Until(None), &self.ledger)
     }
 
     /// See [`Queue::try_get`].
@@ -162,7 +161,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// # Errors
     /// As for [`Queue::try_get`].
     pub fn try_get(&self) -> Result<T> {
-        self.queue.get_within(Wait::Not, &|items| self.ledger.take(items))
+        self.queue.get_within(Wait::Not, &self.ledger)
     }
 
     /// See [`Queue::get_timeout`].
@@ -170,7 +169,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// # Errors
     /// As for [`Queue::get_timeout`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
-        self.queue.get_within(Wait::timeout(timeout), &|items| self.ledger.take(items))
+        self.queue.get_within(Wait::timeout(timeout), &self.ledger)
     }
 
     /// See [`Queue::get_many`].
@@ -178,7 +177,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// # Errors
     /// As for [`Queue::get_many`].
     pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
-        self.queue.get_many_within(most, Wait::Until(None), &|items| self.ledger.take(items))
+        self.queue.get_many_within(most, Wait::Until(None), &self.ledger)
     }
 }
 

@@ -1,17 +1,24 @@
-//! Which process owes `task_done` for how many items.
+//! Which process owes `task_done` for how many items, exactly, whoever is killed at whatever moment.
 //!
 //! # Design
 //!
-//! What is unfinished is the number of items ever put less the number of `task_done` calls, `done`. A process that gets items
-//! notes in an entry of its own how many, before they count as taken, and how many it has done. An entry that was noted by a
-//! process which was killed before the items counted as taken says too much; so what the dead owe is not read from their
-//! entries but is what remains when the living have been counted.
+//! | state                    | who writes                                                            |
+//! |--------------------------|-----------------------------------------------------------------------|
+//! | `LAST`                   | everybody, by one exchange: how many items are done, and what for     |
+//! | an entry's `done`        | everybody: what `LAST` says                                           |
+//! | an entry's `taken`       | the holder of the getters' lock                                       |
+//! | an entry's process       | the holder of the getters' lock                                       |
+//! | `INTENT`, `UNTIL`, `NEW` | the holder of the getters' lock                                       |
 //!
-//! | state                  | who writes                                                       |
-//! |------------------------|------------------------------------------------------------------|
-//! | `done`, `turn`         | everybody, by one addition                                       |
-//! | an entry's process     | the process that finds it free, or of a dead process without debt |
-//! | an entry's counts      | its process                                                      |
+//! What a process owes is what it took less what it did. Neither may be wrong by one for ever because of a death:
+//!
+//! - `LAST` counts all items that are done, and names the entry that the last one was for, together with what `done` of that
+//!   entry is thereby. Whoever changes `LAST` first sees to it that this entry says so. So an item is done, and its process
+//!   relieved of it, by one exchange.
+//! - Who is about to take items notes which entry will have taken how many (`NEW`) once so many items were read (`UNTIL`).
+//!   If it dies, whoever has the lock next sees whether the items were taken, because until then nobody else takes any.
+//!
+//! An item that is done by a process that owes nothing counts for the one that owes most: they handed it on.
 
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -20,21 +27,56 @@ use mp_core::arena::Shared;
 use mp_core::deadline::Deadline;
 use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, wait, wake_all};
 use mp_core::liveness::ProcessId;
+use mp_core::ring::Ring;
+use mp_sync::RawLock;
 use serde::{Deserialize, Serialize};
 
-use crate::channel::SLICE;
+use crate::channel::{SLICE, Witness};
 use crate::error::{Error, Result};
 
 /// So many processes can owe at a time; the items of others are not missed when they die.
-const ENTRIES: usize = 84;
+const ENTRIES: usize = PER_BLOCK * BLOCKS;
+const BLOCKS: usize = 3;
+const PER_BLOCK: usize = 84;
+/// Process, taken, done.
 const ENTRY: usize = 3;
+
+const LAST: usize = 0;
+const INTENT: usize = 1;
+const UNTIL: usize = 2;
+const NEW: usize = 3;
+
+/// `LAST`: how many items are done, the entry that the last of them were for, and the end of that entry's `done`.
+#[derive(Clone, Copy)]
+struct Last(u64);
+
+impl Last {
+    const INDEX: u32 = 16;
+    const COUNT: u32 = 24;
+    const TAIL: u64 = (1 << Last::INDEX) - 1;
+    /// For no entry.
+    const NOBODY: usize = 0xff;
+
+    fn new(count: u64, index: usize, done: u64) -> Last {
+        Last(count << Last::COUNT | (index as u64) << Last::INDEX | done & Last::TAIL)
+    }
+
+    fn count(self) -> u64 {
+        self.0 >> Last::COUNT
+    }
+
+    /// All zero is the beginning: entry 0, which has done nothing.
+    fn index(self) -> usize {
+        (self.0 >> Last::INDEX) as usize & Last::NOBODY
+    }
+}
 
 /// See the module.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ledger {
-    /// Process, taken, done; again and again.
-    entries: Shared<[AtomicU64; ENTRIES * ENTRY]>,
-    done: Shared<[AtomicU64; 1]>,
+    entries: [Shared<[AtomicU64; PER_BLOCK * ENTRY]>; BLOCKS],
+    words: Shared<[AtomicU64; 4]>,
+    /// Counted up when nothing is unfinished.
     turn: Shared<[AtomicU32; 1]>,
     /// Where our entry was last time.
     #[serde(skip)]
@@ -44,127 +86,185 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub fn new() -> Result<Ledger> {
         Ok(Ledger {
-            entries: Shared::new()?,
-            done: Shared::new()?,
+            entries: [Shared::new()?, Shared::new()?, Shared::new()?],
+            words: Shared::new()?,
             turn: Shared::new()?,
             mine: AtomicUsize::new(0),
         })
     }
 
     fn entry(&self, index: usize) -> [&AtomicU64; ENTRY] {
-        [0, 1, 2].map(|at| &self.entries[index % ENTRIES * ENTRY + at])
+        let index = index % ENTRIES;
+        [0, 1, 2].map(|at| &self.entries[index / PER_BLOCK][index % PER_BLOCK * ENTRY + at])
     }
 
-    /// Our entry, if there is one.
-    fn mine(&self) -> Option<[&AtomicU64; ENTRY]> {
-        let me = ProcessId::current().to_word();
+    fn owes(&self, index: usize) -> u64 {
+        let [_, taken, done] = self.entry(index);
+        // Nobody does what was not taken; memory that lies owes nothing.
+        let done = done.load(Acquire);
+        Some(taken.load(Acquire).wrapping_sub(done)).filter(|owes| *owes < 1 << 40).unwrap_or(0)
+    }
+
+    fn find(&self, process: u64) -> Option<usize> {
         let known = self.mine.load(Relaxed);
-        if self.entry(known)[0].load(Relaxed) == me {
-            return Some(self.entry(known));
+        let is_its = |index: &usize| self.entry(*index)[0].load(Relaxed) == process;
+        if is_its(&known) {
+            return Some(known);
         }
-        let found = (0..ENTRIES)
-            .find(|&index| self.entry(index)[0].load(Relaxed) == me)
-            .or_else(|| self.claim(me))?;
+        let found = (0..ENTRIES).find(is_its)?;
         self.mine.store(found, Relaxed);
-        Some(self.entry(found))
+        Some(found)
     }
 
+    /// Our entry, or a free one; for the holder of the getters' lock.
     fn claim(&self, me: u64) -> Option<usize> {
-        (0..ENTRIES).find(|&index| {
-            let [process, taken, done] = self.entry(index);
-            let owner = process.load(Acquire);
-            let free = match ProcessId::from_word(owner) {
-                None => true,
-                Some(dead) => taken.load(Relaxed) == done.load(Relaxed) && !dead.is_alive(),
-            };
-            // A free entry owes nothing, so its counts may go on.
-            free && process.compare_exchange(owner, me, AcqRel, Relaxed).is_ok()
-        })
+        if let Some(index) = self.find(me) {
+            return Some(index);
+        }
+        self.last();
+        let is_free = |index: &usize| {
+            let owner = ProcessId::from_word(self.entry(*index)[0].load(Relaxed));
+            // Its counts go on.
+            owner.is_none_or(|owner| self.owes(*index) == 0 && !owner.is_alive())
+        };
+        let free = (0..ENTRIES).find(is_free)?;
+        self.entry(free)[0].store(me, Relaxed);
+        self.mine.store(free, Relaxed);
+        Some(free)
     }
 
-    /// This process is about to take so many items.
-    pub fn take(&self, items: u64) {
-        if let Some([_, taken, _]) = self.mine() {
-            taken.fetch_add(items, Relaxed);
+    /// `LAST`, of which its entry knows.
+    fn last(&self) -> Last {
+        loop {
+            let last = Last(self.words[LAST].load(Acquire));
+            if last.index() == Last::NOBODY {
+                return last;
+            }
+            let [_, _, done] = self.entry(last.index());
+            let before = done.load(Acquire);
+            // Read while `LAST` was the same, so it is what it was before the last change, or after it.
+            if self.words[LAST].load(Acquire) != last.0 {
+                continue;
+            }
+            let missing = (last.0 & Last::TAIL).wrapping_sub(before) & Last::TAIL;
+            if missing == 0
+                || done.compare_exchange(before, before.wrapping_add(missing), AcqRel, Relaxed).is_ok()
+            {
+                return last;
+            }
         }
+    }
+
+    /// Counts `items` as done, for an entry; false if something changed since `last`.
+    fn finish(&self, last: Last, index: Option<usize>, items: u64, put: u64) -> bool {
+        let done = index.map_or(0, |index| self.entry(index)[2].load(Acquire).wrapping_add(items));
+        let next = Last::new(last.count() + items, index.unwrap_or(Last::NOBODY), done);
+        if self.words[LAST].compare_exchange(last.0, next.0, AcqRel, Relaxed).is_err() {
+            return false;
+        }
+        self.last();
+        if last.count() + items >= put {
+            self.turn[0].fetch_add(1, Release);
+            wake_all(&self.turn[0]);
+        }
+        true
     }
 
     /// One item less to do, of `put` items ever put.
     pub fn done(&self, put: u64) -> Result<()> {
-        let counted = |done: u64| (done < put).then_some(done + 1);
-        let before = self.done[0].fetch_update(AcqRel, Relaxed, counted).map_err(|_| Error::TooManyDone)?;
-        if let Some([_, _, done]) = self.mine() {
-            done.fetch_add(1, Relaxed);
+        self.done_by(ProcessId::current().to_word(), put)
+    }
+
+    fn done_by(&self, me: u64, put: u64) -> Result<()> {
+        loop {
+            let last = self.last();
+            if last.count() >= put {
+                return Err(Error::TooManyDone);
+            }
+            let mine = self.find(me).filter(|index| self.owes(*index) > 0);
+            let whose = mine.or_else(|| {
+                let debtors = (0..ENTRIES).filter(|index| self.owes(*index) > 0);
+                debtors.max_by_key(|index| self.owes(*index))
+            });
+            if self.finish(last, whose, 1, put) {
+                return Ok(());
+            }
         }
-        if before + 1 == put {
-            self.turn[0].fetch_add(1, Release);
-            wake_all(&self.turn[0]);
-        }
-        Ok(())
     }
 
     /// How many of `put` items are unfinished.
     pub fn unfinished(&self, put: u64) -> u64 {
-        put.saturating_sub(self.done[0].load(Acquire))
+        put.saturating_sub(Last(self.words[LAST].load(Acquire)).count())
     }
 
-    /// Waits until nothing is unfinished, of `put()` items of which `got()` were taken.
-    pub fn join(
-        &self,
-        put: impl Fn() -> u64,
-        got: impl Fn() -> u64,
-        timeout: Option<Duration>,
-    ) -> Result<()> {
+    /// Sees what became of the items that somebody was about to take, `got` having been taken; for the holder of the lock.
+    fn settle(&self, got: u64) {
+        let intent = self.words[INTENT].load(Acquire);
+        if intent == 0 {
+            return;
+        }
+        if got >= self.words[UNTIL].load(Relaxed) {
+            self.entry(intent as usize - 1)[1].store(self.words[NEW].load(Relaxed), Release);
+        }
+        self.words[INTENT].store(0, Release);
+    }
+
+    fn intend(&self, me: u64, got: u64, items: u64) {
+        self.settle(got);
+        let Some(index) = self.claim(me) else { return };
+        self.words[UNTIL].store(got + items, Relaxed);
+        self.words[NEW].store(self.entry(index)[1].load(Relaxed).wrapping_add(items), Relaxed);
+        self.words[INTENT].store(index as u64 + 1, Release);
+    }
+
+    /// Waits until nothing is unfinished of what was put into `ring`.
+    pub fn join(&self, ring: &Ring<RawLock>, timeout: Option<Duration>) -> Result<()> {
         let deadline = Deadline::from_timeout(timeout);
         loop {
             let turn = self.turn[0].load(Acquire);
             // In this order: what is done was put.
-            let done = self.done[0].load(Acquire);
-            if done >= put() {
+            let done = self.last().count();
+            let put = ring.written();
+            if done >= put {
                 return Ok(());
             }
-            if got() == put() {
-                self.look_for_the_dead(&put, &got)?;
+            // While another process takes items, it is too early to look at who took how many.
+            if let Some(_held) = ring.get_lock().guard(Some(Deadline::within(deadline, SLICE))) {
+                self.settle(ring.read());
+                self.write_off(put)?;
             }
             if deadline.is_some_and(Deadline::has_passed) {
-                return Err(Error::Timeout { unfinished: self.unfinished(put()) });
+                return Err(Error::Timeout { unfinished: self.unfinished(put) });
             }
             wait(&self.turn[0], turn, Some(Deadline::within(deadline, SLICE)));
         }
     }
 
-    /// If nothing is left but what a dead process owes: says so once, and writes it off.
-    fn look_for_the_dead(&self, put: &impl Fn() -> u64, got: &impl Fn() -> u64) -> Result<()> {
-        let items = put();
-        let done = self.done[0].load(Acquire);
-        let (mut living, mut dead) = (0_i64, None);
+    /// Counts what a dead process owes as done, and says so; for the holder of the getters' lock.
+    fn write_off(&self, put: u64) -> Result<()> {
         for index in 0..ENTRIES {
-            let [process, taken, did] = self.entry(index);
-            let Some(owner) = ProcessId::from_word(process.load(Acquire)) else { continue };
-            let owes = taken.load(Relaxed).wrapping_sub(did.load(Relaxed)) as i64;
-            if owes == 0 {
-                continue;
-            }
-            if owner.is_alive() {
-                living += owes;
-            } else if owes > 0 {
-                dead = dead.or(Some((index, owner)));
+            loop {
+                let last = self.last();
+                let owed = self.owes(index).min(Last::TAIL);
+                let owner = ProcessId::from_word(self.entry(index)[0].load(Relaxed));
+                let Some(owner) = owner.filter(|owner| owed > 0 && !owner.is_alive()) else { break };
+                if self.finish(last, Some(index), owed, put) {
+                    return Err(Error::ConsumerDied { pid: owner.pid(), owed });
+                }
             }
         }
-        let Some((index, owner)) = dead else { return Ok(()) };
-        let owed = items.saturating_sub(done).saturating_sub(living.max(0) as u64);
-        // Only if nothing moved while we counted.
-        if owed == 0 || got() != items || put() != items {
-            return Ok(());
-        }
-        if self.done[0].compare_exchange(done, done + owed, AcqRel, Relaxed).is_err() {
-            return Ok(());
-        }
-        let [_, taken, did] = self.entry(index);
-        did.store(taken.load(Relaxed), Relaxed);
-        self.turn[0].fetch_add(1, Release);
-        wake_all(&self.turn[0]);
-        Err(Error::ConsumerDied { pid: owner.pid(), owed })
+        Ok(())
+    }
+}
+
+/// For the getter, under the getters' lock.
+impl Witness for Ledger {
+    fn before(&self, got: u64, items: u64) {
+        self.intend(ProcessId::current().to_word(), got, items);
+    }
+
+    fn after(&self, got: u64) {
+        self.settle(got);
     }
 }
 
@@ -172,9 +272,12 @@ impl Clone for Ledger {
     fn clone(&self) -> Ledger {
         Ledger {
             entries: self.entries.clone(),
-            done: self.done.clone(),
+            words: self.words.clone(),
             turn: self.turn.clone(),
             mine: AtomicUsize::new(self.mine.load(Relaxed)),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use mp_core::message::{Fds, SharedFd, decode_from, encode_into};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::channel::{Channel, Parcel, Wait};
+use crate::channel::{Basket, Channel, Parcel, Wait, Witness};
 use crate::error::{Error, Result};
 use crate::iter::Iter;
 use crate::scratch;
@@ -90,12 +90,14 @@ impl<T> Queue<T> {
         (limit != u64::MAX).then_some(limit as usize)
     }
 
-    /// Says that no process will put anything any more: getters get what is there, then [`Error::Closed`].
+    /// Says that no process will put anything any more: getters get what is there, then [`Error::Closed`]. An item whose
+    /// `put` has not returned by then may be in or not; `put` says so.
     ///
     /// # Errors
-    /// [`Error::Ground`] if the shared memory is damaged.
+    /// None so far: it is one step, in which no other process is in the way.
     pub fn close(&self) -> Result<()> {
-        self.channel.close()
+        self.channel.close();
+        Ok(())
     }
 
     /// Whether it was closed; there may be items in it still.
@@ -208,7 +210,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// [`Error::Closed`] if the queue is closed and empty; [`Error::Decode`] and [`Error::HandlesLost`] for an item that is
     /// gone; [`Error::Ground`] if there is no memory for the item, which then stays in the queue.
     pub fn get(&self) -> Result<T> {
-        self.get_within(Wait::Until(None), &|_| {})
+        self.get_within(Wait::Until(None), &())
     }
 
     /// As [`get`](Self::get), without waiting.
@@ -216,7 +218,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`Error::Empty`] if there is no item; otherwise as for [`get`](Self::get).
     pub fn try_get(&self) -> Result<T> {
-        self.get_within(Wait::Not, &|_| {})
+        self.get_within(Wait::Not, &())
     }
 
     /// As [`get`](Self::get), for as long as `timeout`, whatever other processes do; zero means one attempt.
@@ -224,17 +226,13 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`Error::Empty`] if no item came in time; otherwise as for [`get`](Self::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
-        self.get_within(Wait::timeout(timeout), &|_| {})
+        self.get_within(Wait::timeout(timeout), &())
     }
 
-    pub(crate) fn get_within(&self, wait: Wait, taken: &dyn Fn(u64)) -> Result<T> {
+    pub(crate) fn get_within(&self, wait: Wait, witness: &dyn Witness) -> Result<T> {
         scratch::with(|bytes| {
             let mut handles = Ok(Fds::new());
-            self.channel.get(1, wait, taken, &mut |read, fds| {
-                handles = fds;
-                bytes.clear();
-                read(bytes)
-            })?;
+            self.channel.get(1, wait, &mut Basket { bytes, witness }, &mut |_, fds| handles = fds)?;
             decode_from(bytes, &mut handles?).map_err(Error::Decode)
         })
     }
@@ -245,7 +243,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// As for [`get`](Self::get). If one of several cannot be decoded, the error is given and the others are gone with it;
     /// get such items one by one.
     pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
-        self.get_many_within(most, Wait::Until(None), &|_| {})
+        self.get_many_within(most, Wait::Until(None), &())
     }
 
     /// As [`get_many`](Self::get_many), without waiting.
@@ -253,7 +251,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`Error::Empty`] if there is no item; otherwise as for [`get_many`](Self::get_many).
     pub fn try_get_many(&self, most: usize) -> Result<Vec<T>> {
-        self.get_many_within(most, Wait::Not, &|_| {})
+        self.get_many_within(most, Wait::Not, &())
     }
 
     /// As [`get_many`](Self::get_many), for as long as `timeout`.
@@ -261,21 +259,17 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`Error::Empty`] if no item came in time; otherwise as for [`get_many`](Self::get_many).
     pub fn get_many_timeout(&self, most: usize, timeout: Duration) -> Result<Vec<T>> {
-        self.get_many_within(most, Wait::timeout(timeout), &|_| {})
+        self.get_many_within(most, Wait::timeout(timeout), &())
     }
 
-    pub(crate) fn get_many_within(&self, most: usize, wait: Wait, taken: &dyn Fn(u64)) -> Result<Vec<T>> {
+    pub(crate) fn get_many_within(&self, most: usize, wait: Wait, witness: &dyn Witness) -> Result<Vec<T>> {
         if most == 0 {
             return Ok(Vec::new());
         }
         scratch::with(|bytes| {
             let mut items = Vec::new();
-            self.channel.get(most, wait, taken, &mut |read, fds| {
-                let start = bytes.len();
-                read(bytes)?;
-                items.push((start..bytes.len(), fds));
-                Ok(())
-            })?;
+            let mut each = |range, fds| items.push((range, fds));
+            self.channel.get(most, wait, &mut Basket { bytes, witness }, &mut each)?;
             let decode = |(range, fds): (std::ops::Range<usize>, Result<Fds>)| {
                 decode_from(&bytes[range], &mut fds?).map_err(Error::Decode)
             };

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::Builder;
 
 use mp_core::deadline::Deadline;
+use mp_core::futex::WaitResult;
 use mp_core::message::SharedFd;
 use mp_core::ring::Ring;
 use mp_core::wait::helper_thread;
@@ -62,6 +63,9 @@ fn keep_up(ring: &Ring<RawLock>, watched: &Weak<std::os::fd::OwnedFd>) {
             }
         }
         let next = if ready { got } else { put };
-        next.sleep(Some(Deadline::after(SLICE)));
+        if next.sleep(Some(Deadline::after(SLICE))) == WaitResult::Woken {
+            // It may have been meant for one who gets or puts.
+            next.pass_on();
+        }
     }
 }

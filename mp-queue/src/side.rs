@@ -78,7 +78,7 @@ impl Side {
             match sent {
                 Ok(_) => {}
                 // Batches that were sent already are dropped by the next getter.
-                Err(Errno::AGAIN | Errno::NOBUFS) => return Ok(Sent::NoRoom),
+                Err(Errno::AGAIN | Errno::NOBUFS | Errno::TOOMANYREFS) => return Ok(Sent::NoRoom),
                 Err(errno) => {
                     return Err(mp_core::Error::io("sending the descriptors of a queue item", errno).into());
                 }
@@ -109,7 +109,7 @@ impl Side {
         Err(Error::HandlesLost)
     }
 
-    /// Drops what no item will ask for; for the holder of both locks while the queue is empty.
+    /// Drops what no item will ask for: for the holder of the getters' lock, while the queue is empty and nobody puts.
     pub fn drain(&self) -> Result<()> {
         while self.peek()?.is_some() {
             self.take()?;
@@ -189,9 +189,10 @@ impl Message {
     }
 }
 
-/// A name that no other attempt bears, in whatever process; never 0.
+/// A name that no other attempt bears, in whatever process, even one that had the same pid; never 0.
 fn attempt() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let process = u64::from(ProcessId::current().pid());
-    process << 40 | (LAST.fetch_add(1, Relaxed) + 1) & ((1 << 40) - 1)
+    // Odd factors keep numbers apart; a mixed number of this process comes upon one of another by chance only.
+    let process = ProcessId::current().to_word().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (process ^ process >> 32).wrapping_add(LAST.fetch_add(2, Relaxed)) | 1
 }

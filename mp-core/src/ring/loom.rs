@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use loom::cell::UnsafeCell;
+use loom::sync::Mutex;
 use loom::thread;
 
 use super::published::{Progress, Published};
@@ -98,5 +100,175 @@ fn one_item_each_for_two_sleepers() {
         side.publish(progress(1), 1);
         side.publish(progress(2), 1);
         takers.into_iter().for_each(|taker| taker.join().unwrap());
+    });
+}
+
+/// A queue of numbers made of two sides; the model's locks stand for ours, which a death passes on.
+#[derive(Default)]
+struct Toy {
+    put: Published,
+    got: Published,
+    put_lock: Mutex<()>,
+    get_lock: Mutex<()>,
+    cells: [Cell; 3],
+}
+
+struct Cell(UnsafeCell<u64>);
+
+impl Default for Cell {
+    fn default() -> Cell {
+        Cell(UnsafeCell::new(0))
+    }
+}
+
+// SAFETY: the model panics if two threads use one at the same time.
+unsafe impl Sync for Cell {}
+
+#[derive(Debug, PartialEq)]
+enum Got {
+    Item(u64),
+    Nothing,
+    Closed,
+}
+
+impl Toy {
+    /// Whether it was put; one that dies does all but publish.
+    fn put(&self, value: u64, dies: bool) -> bool {
+        let _held = self.put_lock.lock().unwrap();
+        let at = self.put.read_own().items;
+        // SAFETY: see `Cell`.
+        self.cells[at as usize].0.with_mut(|cell| unsafe { *cell = value });
+        !dies && self.put.publish_if_open(progress(at + 1), 1)
+    }
+
+    fn get(&self, dies: bool) -> Got {
+        let _held = self.get_lock.lock().unwrap();
+        let closed = self.put.is_closed();
+        let (put, _) = self.put.read();
+        let at = self.got.read_own().items;
+        if at == put.items {
+            return if closed { Got::Closed } else { Got::Nothing };
+        }
+        // SAFETY: see `Cell`.
+        let value = self.cells[at as usize].0.with(|cell| unsafe { *cell });
+        if dies {
+            return Got::Nothing;
+        }
+        self.got.publish(progress(at + 1), 1);
+        Got::Item(value)
+    }
+
+    /// All that is left.
+    fn rest(&self) -> Vec<u64> {
+        let mut rest = Vec::new();
+        while let Got::Item(value) = self.get(false) {
+            rest.push(value);
+        }
+        rest
+    }
+}
+
+/// Two putters, two getters and a close; `dying` of the first ones of each kind are killed.
+fn trade(preemptions: usize, dying_putter: bool, dying_getter: bool) {
+    explore(preemptions, move || {
+        let toy = Arc::new(Toy::default());
+        let putters = [(1, dying_putter), (2, false)].map(|(value, dies)| {
+            let toy = toy.clone();
+            thread::spawn(move || toy.put(value, dies))
+        });
+        let getters = [dying_getter, false].map(|dies| {
+            let toy = toy.clone();
+            thread::spawn(move || toy.get(dies))
+        });
+        toy.put.close();
+        let acknowledged = putters.map(|putter| putter.join().unwrap());
+        let got = getters.map(|getter| getter.join().unwrap());
+        let rest = toy.rest();
+        assert!(
+            rest.is_empty() || !got.contains(&Got::Closed),
+            "closed was said too early: {got:?} {rest:?}"
+        );
+        let mut all: Vec<u64> = rest;
+        all.extend(got.iter().filter_map(|got| if let Got::Item(value) = got { Some(*value) } else { None }));
+        all.sort();
+        let expected: Vec<u64> =
+            [1, 2].into_iter().filter(|value| acknowledged[*value as usize - 1]).collect();
+        assert_eq!(all, expected, "lost, twice or never acknowledged");
+        assert_eq!(toy.get(false), Got::Closed);
+        assert!(!toy.put(3, false));
+    });
+}
+
+#[test]
+fn nothing_is_lost_by_a_close() {
+    trade(2, false, false);
+}
+
+#[test]
+fn nothing_is_lost_by_a_death() {
+    trade(2, true, false);
+    trade(2, false, true);
+}
+
+#[test]
+fn a_close_wakes_all_who_sleep() {
+    explore(2, || {
+        let side = Arc::new(Published::default());
+        let sleepers: Vec<_> = (0..2)
+            .map(|_| {
+                let side = side.clone();
+                thread::spawn(move || {
+                    loop {
+                        let turn = side.now();
+                        let closed = side.is_closed();
+                        let (seen, word) = side.read();
+                        if closed {
+                            return seen.items;
+                        }
+                        if side.announce(word) && wait(side.turn(), turn, None) == super::WaitResult::Woken {
+                            side.awake(word);
+                        }
+                    }
+                })
+            })
+            .collect();
+        let published = thread::spawn({
+            let side = side.clone();
+            move || u64::from(side.publish_if_open(progress(1), 1))
+        });
+        side.close();
+        let published = published.join().unwrap();
+        sleepers.into_iter().for_each(|sleeper| assert_eq!(sleeper.join().unwrap(), published));
+    });
+}
+
+/// One who only looks does not keep the wake-up of one who takes.
+#[test]
+fn a_wake_up_is_passed_on() {
+    explore(2, || {
+        let side = Arc::new(Published::default());
+        let sleepers = [true, false].map(|watches| {
+            let side = side.clone();
+            thread::spawn(move || {
+                loop {
+                    let turn = side.now();
+                    let (seen, word) = side.read();
+                    if seen.items == 1 {
+                        return;
+                    }
+                    if side.announce(word) && wait(side.turn(), turn, None) == super::WaitResult::Woken {
+                        side.awake(word);
+                        if watches {
+                            side.pass_on(word);
+                        }
+                    }
+                }
+            })
+        });
+        side.publish(progress(1), 1);
+        let [watcher, taker] = sleepers;
+        taker.join().unwrap();
+        side.shout();
+        watcher.join().unwrap();
     });
 }

@@ -77,7 +77,6 @@ struct Header<L> {
     magic: AtomicU64,
     /// The most records that may be in it.
     limit: AtomicU64,
-    closed: AtomicU32,
     put: CachePadded<Published>,
     got: CachePadded<Published>,
     put_lock: CachePadded<L>,
@@ -204,18 +203,16 @@ impl<L: InSharedMemory> Ring<L> {
         self.header().got.read().0.items
     }
 
-    /// No more records will be written; for the holder of the writers' lock, who thereby knows that nobody is writing.
-    pub fn close(&self, held: &impl Held) -> Result<()> {
-        Ring::<L>::check(held, self.put_lock())?;
-        self.header().closed.store(1, Release);
-        self.header().put.shout();
+    /// No more records will be published; for anybody. A writer that is about to finds that out by itself.
+    pub fn close(&self) {
+        self.header().put.close();
         self.header().got.shout();
-        Ok(())
     }
 
-    /// Whether it was closed.
+    /// Whether it was closed: what is read afterwards is all there will ever be.
+    #[inline]
     pub fn is_closed(&self) -> bool {
-        self.header().closed.load(Acquire) != 0
+        self.header().put.is_closed()
     }
 
     /// Moves an empty ring back to its shortest piece of memory, and gives the rest back to the system.
@@ -232,7 +229,8 @@ impl<L: InSharedMemory> Ring<L> {
             // Each of these steps leaves a ring that works; in this order, because a reader may not be ahead.
             Writer::new(self)?.go_home()?;
             let progress = Progress { items: got.items, place: Place::start(0).word() };
-            self.header().got.publish(progress, 0);
+            // A sleeper has to say again that it sleeps.
+            self.header().got.publish(progress, 1);
         }
         self.release_left();
         Ok(())
@@ -293,6 +291,11 @@ impl<'a> Doze<'a> {
         changed.await?;
         self.side.awake(self.word);
         Ok(())
+    }
+
+    /// For one who was woken and takes nothing: lets the next sleeper know instead.
+    pub fn pass_on(&self) {
+        self.side.pass_on(self.word);
     }
 
     fn announce(&self) -> Option<u32> {

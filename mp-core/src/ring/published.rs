@@ -7,7 +7,7 @@
 //!
 //! | state       | who writes                                                           |
 //! |-------------|----------------------------------------------------------------------|
-//! | `word`      | number of the current record, by the side's owner; flags, by sleepers |
+//! | `word`      | number of the current record, by the side's owner; `SLEEPER`, by sleepers; `CLOSED`, by anybody |
 //! | `records`   | the owner of the side: the one that is not current                    |
 //! | `turn`      | counted up by the owner, after it published, if `SLEEPER` was set     |
 //!
@@ -22,8 +22,10 @@ use crate::futex::{AtomicU32, AtomicU64, Ordering::*, fence, wake};
 
 /// Somebody may sleep on `turn`.
 const SLEEPER: u64 = 1;
+/// What is current stays so.
+const CLOSED: u64 = 2;
 /// The number of the current record begins here.
-const NUMBER: u32 = 1;
+const NUMBER: u32 = 2;
 
 /// See the module; all zero is the beginning.
 #[derive(Debug, Default)]
@@ -72,16 +74,50 @@ impl Published {
     /// For the owner: publishes, and wakes up to `sleepers` who wait for that.
     #[inline]
     pub fn publish(&self, progress: Progress, sleepers: u32) {
-        let before = self.word.load(Relaxed);
+        self.exchange(progress, sleepers, 0);
+    }
+
+    /// As [`publish`](Self::publish), unless it is closed; whether it did.
+    #[inline]
+    pub fn publish_if_open(&self, progress: Progress, sleepers: u32) -> bool {
+        self.exchange(progress, sleepers, CLOSED)
+    }
+
+    #[inline]
+    fn exchange(&self, progress: Progress, sleepers: u32, unless: u64) -> bool {
+        let mut before = self.word.load(Relaxed);
         let number = (before >> NUMBER).wrapping_add(1);
         let [items, place] = &self.records[(number & 1) as usize];
         // Whoever reads one of these while it was reading the record before sees that the number has changed.
         items.store(progress.items, Release);
         place.store(progress.place, Release);
-        let old = self.word.swap(number << NUMBER, AcqRel);
-        if old & SLEEPER != 0 {
+        // Others change the flags only.
+        loop {
+            if before & unless != 0 {
+                return false;
+            }
+            let next = number << NUMBER | before & CLOSED;
+            match self.word.compare_exchange(before, next, AcqRel, Relaxed) {
+                Ok(_) => break,
+                Err(now) => before = now,
+            }
+        }
+        if before & SLEEPER != 0 {
             self.rouse(sleepers);
         }
+        true
+    }
+
+    /// What is current stays so for ever, except for [`publish`](Self::publish); wakes all who sleep. For anybody.
+    pub fn close(&self) {
+        self.word.fetch_or(CLOSED, AcqRel);
+        self.shout();
+    }
+
+    /// Whether it was closed: then what is read afterwards is the last.
+    #[inline]
+    pub fn is_closed(&self) -> bool {
+        self.word.load(Acquire) & CLOSED != 0
     }
 
     #[cold]
@@ -125,6 +161,14 @@ impl Published {
         let now = self.word.fetch_or(SLEEPER, AcqRel);
         if (now >> NUMBER).wrapping_sub(word >> NUMBER) > 1 {
             self.turn.fetch_add(1, Release);
+            wake(&self.turn, 1);
+        }
+    }
+
+    /// For one who was woken and takes nothing: the wake-up goes on to another. Not if nothing changed since `word`, so that
+    /// two of them do not wake each other for ever.
+    pub fn pass_on(&self, word: u64) {
+        if self.changed(word) {
             wake(&self.turn, 1);
         }
     }

@@ -74,7 +74,7 @@ fn keeps_the_order_and_counts() {
     let rest: Vec<_> = std::iter::from_fn(|| get(&other).unwrap()).collect();
     assert_eq!(rest, [&b""[..], b"c", b"e"]);
     assert!(ring.is_empty());
-    ring.close(&hold(ring.put_lock())).unwrap();
+    ring.close();
     assert_eq!(put(&other, &[b"f"]).unwrap(), [Staged::Closed]);
 }
 
@@ -129,11 +129,37 @@ fn memory_comes_and_goes() {
 }
 
 #[test]
+fn what_is_published_after_the_end_never_was() {
+    let ring = Ring::<Toy>::create("closed", u64::MAX).unwrap();
+    put(&ring, &[b"a"]).unwrap();
+    {
+        let held = hold(ring.put_lock());
+        let mut writer = ring.writer(&held).unwrap();
+        assert_eq!(writer.stage(&[&[1; 1_000_000]], 0).unwrap(), Staged::Yes);
+        // Nobody has to wait for that writer.
+        ring.close();
+        assert!(!writer.publish());
+    }
+    assert_eq!((get(&ring).unwrap().unwrap(), get(&ring).unwrap()), (b"a".to_vec(), None));
+}
+
+#[test]
+fn memory_goes_back_after_the_end_too() {
+    let ring = Ring::<Toy>::create("closed", u64::MAX).unwrap();
+    let record = vec![1; 50_000_000];
+    put(&ring, &[&record]).unwrap();
+    ring.close();
+    assert!(get(&ring).unwrap().unwrap() == record);
+    assert!(pages(&ring) < 8 << 20, "{} bytes are left", pages(&ring));
+    assert!(ring.is_closed() && get(&ring).unwrap().is_none());
+    assert_eq!(put(&ring, &[b"x"]).unwrap(), [Staged::Closed]);
+}
+
+#[test]
 fn a_guard_of_another_lock_is_refused() {
     let ring = Ring::<Toy>::create("guards", 10).unwrap();
     let held = hold(ring.get_lock());
     assert!(matches!(ring.writer(&held), Err(Error::Invalid { .. })));
-    assert!(matches!(ring.close(&held), Err(Error::Invalid { .. })));
 }
 
 #[test]

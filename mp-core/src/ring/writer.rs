@@ -84,16 +84,19 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
         self.items
     }
 
-    /// Makes all staged records visible at once, in order.
-    pub fn publish(self) {
+    /// Makes all staged records visible at once, in order; false if the ring was closed before: then none of them is.
+    pub fn publish(self) -> bool {
         if self.staged == 0 {
-            return;
+            return true;
         }
         let progress = Progress { items: self.items, place: self.at.word() };
-        self.ring.header().put.publish(progress, self.staged);
+        if !self.ring.header().put.publish_if_open(progress, self.staged) {
+            return false;
+        }
         if self.ring.header().readers.left.load(Relaxed) != 0 {
             self.ring.release_left();
         }
+        true
     }
 
     /// Publishes that the next record will be in the shortest ring; for an empty ring.
@@ -101,7 +104,8 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
         if self.at.ring != 0 {
             self.enter(0, 0)?;
             let progress = Progress { items: self.items, place: self.at.word() };
-            self.ring.header().put.publish(progress, 0);
+            // A sleeper has to say again that it sleeps.
+            self.ring.header().put.publish(progress, 1);
         }
         Ok(())
     }

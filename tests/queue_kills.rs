@@ -1,0 +1,241 @@
+//! Queues while random ones of those who use them are killed at random moments, with an account of every item: what was
+//! acknowledged comes out, once, whole and in order, and nobody hangs (NA-2, NA-13, QUE-13 of Python's behaviour).
+//! `MP_TEST_KILLS` is the number of kills a test, `MP_TEST_SEED` chooses them.
+
+mod common;
+#[path = "sync_kills/referee.rs"]
+mod referee;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use mp_queue::Error;
+use multiprocess::{Handle, Queue, RawArray};
+use referee::{Worker, kills};
+use serde::{Deserialize, Serialize};
+
+/// Workers 0, 2 and 4 put, the others get.
+const WORKERS: usize = 6;
+/// Items that a putter puts at most, all its lives together.
+const MOST: usize = 1 << 19;
+/// At most so many wait in a queue without a bound.
+const BACKLOG: usize = 100;
+/// Items put or got at once, at most.
+const BATCH: u64 = 5;
+
+#[derive(Serialize, Deserialize)]
+struct Item {
+    putter: u64,
+    number: u64,
+    content: Vec<u8>,
+    file: Option<Handle<File>>,
+}
+
+impl Item {
+    /// From nothing to 1 MiB; mostly small.
+    fn new(putter: u64, number: u64, with_file: bool) -> Item {
+        let mixed = (putter << 32 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+        let length = match mixed % 50 {
+            0 => mixed / 50 % (1 << 20),
+            1..10 => mixed / 50 % 20_000,
+            _ => mixed / 50 % 100,
+        };
+        let file = with_file.then(|| {
+            let memory = rustix::fs::memfd_create("item", rustix::fs::MemfdFlags::CLOEXEC).expect("a file");
+            let mut file = File::from(memory);
+            file.write_all(&[putter.to_le_bytes(), number.to_le_bytes()].concat()).expect("written");
+            Handle(file)
+        });
+        Item { putter, number, content: vec![(mixed >> 8) as u8; length as usize], file }
+    }
+
+    fn check(&self) {
+        let Item { content, .. } = Item::new(self.putter, self.number, false);
+        assert!(self.content == content, "item {} of {} is torn", self.number, self.putter);
+        if let Some(file) = &self.file {
+            let mut name = [0; 16];
+            file.0.read_exact_at(&mut name, 0).expect("a name in the file");
+            let expected = [self.putter.to_le_bytes(), self.number.to_le_bytes()].concat();
+            assert_eq!(name[..], expected, "somebody else's file");
+        }
+    }
+}
+
+/// What is shared by all: the queue, and the account.
+#[derive(Clone, Serialize, Deserialize)]
+struct Shop<Q> {
+    queue: Q,
+    /// A putter's next number, whatever became of the one before.
+    tried: RawArray<u64>,
+    /// Whether `put` returned for an item.
+    acknowledged: RawArray<u32>,
+    /// How often `get` returned an item.
+    received: RawArray<u32>,
+    /// How many items a getter asks for at this moment.
+    asking: RawArray<u64>,
+    /// How many items may have gone down with killed getters; and how many getters found handles lost.
+    lost: RawArray<u64>,
+}
+
+impl<Q> Shop<Q> {
+    fn new(queue: Q) -> Shop<Q> {
+        let zeros = |length| RawArray::zeroed(length).expect("memory");
+        let marks = || RawArray::zeroed(WORKERS * MOST).expect("memory");
+        Shop {
+            queue,
+            tried: zeros(WORKERS),
+            acknowledged: marks(),
+            received: marks(),
+            asking: zeros(WORKERS),
+            lost: zeros(2),
+        }
+    }
+
+    fn index(putter: u64, number: u64) -> usize {
+        putter as usize * MOST + number as usize
+    }
+
+    /// Numbers for `count` items, noted before they are put.
+    fn numbers(&self, me: u64, count: u64) -> Option<std::ops::Range<u64>> {
+        let first = self.tried.fetch_add(me as usize, count).expect("in range");
+        (first + count <= MOST as u64).then_some(first..first + count)
+    }
+
+    fn acknowledge(&self, me: u64, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            self.acknowledged.set(Self::index(me, number), 1).expect("in range");
+        }
+    }
+
+    /// A receipt, checked: `last` is what this getter had last from each putter.
+    fn receive(&self, item: &Item, last: &mut [Option<u64>; WORKERS]) {
+        item.check();
+        let before = self.received.fetch_add(Self::index(item.putter, item.number), 1).expect("in range");
+        assert_eq!(before, 0, "item {} of {} came twice", item.number, item.putter);
+        let last = &mut last[item.putter as usize];
+        assert!(last.is_none_or(|last| last < item.number), "{} after {last:?}", item.number);
+        *last = Some(item.number);
+    }
+
+    /// A getter was killed in this place while it asked: for so many items there is no receipt.
+    fn settle(&self, me: usize) {
+        let asked = self.asking.swap(me, 0).expect("in range");
+        self.lost.fetch_add(0, asked).expect("in range");
+    }
+
+    fn asks(&self, me: usize, items: u64) {
+        self.asking.set(me, items).expect("in range");
+    }
+
+    /// Every acknowledged item was received, but for those that went down with a getter; others at most once.
+    fn close_the_books(&self, name: &str) {
+        let (mut put, mut missing, mut unsure) = (0_u64, 0_u64, 0_u64);
+        for putter in 0..WORKERS as u64 {
+            let tried = self.tried.get(putter as usize).expect("in range");
+            for number in 0..tried.min(MOST as u64) {
+                let index = Self::index(putter, number);
+                let acknowledged = self.acknowledged.get(index).expect("in range") == 1;
+                let received = self.received.get(index).expect("in range");
+                put += u64::from(acknowledged);
+                missing += u64::from(acknowledged && received == 0);
+                unsure += u64::from(!acknowledged && received == 1);
+            }
+        }
+        let (lost, reported) = (self.lost.get(0).expect("in range"), self.lost.get(1).expect("in range"));
+        println!(
+            "{name}: {put} acknowledged, {missing} of them gone with killed getters (who had asked for {lost}), \
+             {reported} without their handles; {unsure} more of killed putters"
+        );
+        assert!(put > 0 && missing <= lost, "{name}: {missing} items are lost, {lost} may be");
+        assert!(reported <= lost, "{name}: the handles of {reported} items are lost, those of {lost} may be");
+    }
+}
+
+fn put_for_life(worker: &mut Worker<Shop<Queue<Item>>>, files: u64) {
+    let shop = worker.thing.clone();
+    let me = worker.number as u64;
+    while worker.goes_on() {
+        if shop.queue.capacity().is_none() && shop.queue.len() > BACKLOG {
+            std::thread::sleep(Duration::from_micros(200));
+            continue;
+        }
+        let count = if worker.random.below(4) == 0 { worker.random.below(BATCH) + 1 } else { 1 };
+        let Some(numbers) = shop.numbers(me, count) else {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        };
+        let files: Vec<bool> = numbers.clone().map(|_| worker.random.below(100) < files).collect();
+        let mut items = numbers.clone().zip(files).map(|(number, file)| Item::new(me, number, file));
+        let result = worker.wait(|shop| match count {
+            1 => items.by_ref().try_for_each(|item| shop.queue.put(item)),
+            _ => shop.queue.put_many(&mut items),
+        });
+        match result {
+            Ok(()) => shop.acknowledge(me, numbers),
+            Err(Error::Closed) => assert!(!worker.goes_on(), "it was closed by nobody"),
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+}
+
+fn get_for_life(worker: &mut Worker<Shop<Queue<Item>>>) {
+    let shop = worker.thing.clone();
+    shop.settle(worker.number);
+    let mut last = [None; WORKERS];
+    loop {
+        let most = if worker.random.below(4) == 0 { worker.random.below(BATCH) + 1 } else { 1 };
+        shop.asks(worker.number, most);
+        let items = worker.wait(|shop| match most {
+            1 => shop.queue.get().map(|item| vec![item]),
+            _ => shop.queue.get_many(most as usize),
+        });
+        match items {
+            Ok(items) => items.iter().for_each(|item| shop.receive(item, &mut last)),
+            // With one item of several the others are gone, too.
+            Err(Error::HandlesLost) => {
+                shop.lost.fetch_add(1, 1).expect("in range");
+                shop.lost.fetch_add(0, most - 1).expect("in range");
+            }
+            Err(Error::Closed) => {
+                assert!(!worker.goes_on(), "it was closed by nobody");
+                return shop.asks(worker.number, 0);
+            }
+            Err(error) => panic!("{error:#}"),
+        }
+        shop.asks(worker.number, 0);
+    }
+}
+
+fn trade(mut worker: Worker<Shop<Queue<Item>>>, files: u64) {
+    match worker.number % 2 {
+        0 => put_for_life(&mut worker, files),
+        _ => get_for_life(&mut worker),
+    }
+}
+
+fn close(shop: &Shop<Queue<Item>>) {
+    shop.queue.close().expect("closed");
+}
+
+#[test]
+fn na_02_na_13_a_bounded_queue() {
+    let shop = Shop::new(Queue::bounded(8).expect("a queue"));
+    kills("bounded queue", &shop, WORKERS, |worker| trade(worker, 0), close);
+    shop.close_the_books("bounded queue");
+}
+
+#[test]
+fn na_02_na_13_a_bounded_queue_of_items_with_files() {
+    let shop = Shop::new(Queue::bounded(8).expect("a queue"));
+    kills("bounded queue with files", &shop, WORKERS, |worker| trade(worker, 60), close);
+    shop.close_the_books("bounded queue with files");
+}
+
+#[test]
+fn na_02_na_13_an_unbounded_queue() {
+    let shop = Shop::new(Queue::unbounded().expect("a queue"));
+    kills("unbounded queue", &shop, WORKERS, |worker| trade(worker, 10), close);
+    shop.close_the_books("unbounded queue");
+}
