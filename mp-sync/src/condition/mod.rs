@@ -278,7 +278,10 @@ impl Condition {
             return Err(Error::Invalid { what: "guard to wait with", reason });
         }
         if !guard.held {
-            return Err(Error::NotHeld { what: WHAT, holder: "its guard lost it in a wait that was dropped".into() });
+            return Err(Error::NotHeld {
+                what: WHAT,
+                holder: "its guard lost it in a wait that was dropped".into(),
+            });
         }
         self.mutex.check_mine()
     }

@@ -279,9 +279,7 @@ impl Table {
     fn left_behind(&self, ticket: u32) -> Option<usize> {
         self.used().iter().position(|slot| {
             let state = slot.state.load(Acquire);
-            state & TOLD != 0
-                && is_before(ticket, slot.ticket.load(Relaxed))
-                && is_gone(state)
+            state & TOLD != 0 && is_before(ticket, slot.ticket.load(Relaxed)) && is_gone(state)
         })
     }
 

@@ -75,7 +75,6 @@ impl Waiter<'_> {
         self.starving = false;
         acquired
     }
-
 }
 
 impl Drop for Waiter<'_> {

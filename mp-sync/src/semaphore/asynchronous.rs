@@ -17,12 +17,8 @@ use crate::patience::Look;
 use crate::raw_lock::is_hungry;
 
 pub(super) async fn acquire(table: &Table) -> Result<Permit<'_>> {
-    let mut waiter = Waiter {
-        permits: table.permits(),
-        asleep_since: None,
-        look: Look::default(),
-        starving: false,
-    };
+    let mut waiter =
+        Waiter { permits: table.permits(), asleep_since: None, look: Look::default(), starving: false };
     loop {
         match waiter.attempt() {
             Ok(Ok(taken)) => return Ok(Permit { table, taken }),
