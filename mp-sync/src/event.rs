@@ -17,6 +17,7 @@ use std::time::Duration;
 use mp_core::arena::{InSharedMemory, Shared};
 use mp_core::deadline::Deadline;
 use mp_core::futex::{AtomicU32, Ordering::*, wait, wake_all};
+use mp_core::wait::word_changed;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -156,6 +157,23 @@ impl Event {
     pub fn wait(&self) {
         if !self.word.is_set() {
             self.word.wait(None);
+        }
+    }
+
+    /// As [`wait`](Self::wait), without blocking the thread; it waits from when the future is first polled. Dropping that ends
+    /// the wait.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) if the thread that watches over async waits cannot be started.
+    pub async fn wait_async(&self) -> Result<()> {
+        let Some(mut seen) = self.word.announce() else { return Ok(()) };
+        let began = seen & !WAITERS;
+        loop {
+            word_changed(self.word.clone(), |word| &word.0, seen).await?;
+            match self.word.announce() {
+                Some(now) if now & !WAITERS == began => seen = now,
+                _ => return Ok(()),
+            }
         }
     }
 

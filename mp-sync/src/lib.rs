@@ -22,6 +22,8 @@ mod thread;
 
 #[cfg(all(test, loom))]
 mod loom;
+#[cfg(all(test, not(loom)))]
+mod tests_async;
 
 pub use barrier::{ActionResult, Barrier};
 pub use condition::{Condition, ConditionGuard};

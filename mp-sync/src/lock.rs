@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::holder::{DeadOwner, Holder};
-use crate::raw_lock::{Acquired, Hold, RawLock, Refused};
+use crate::raw_lock::{Acquired, Hold, RawLock, Refused, acquire_async};
 use crate::thread;
 
 const WHAT: &str = "lock";
@@ -131,6 +131,25 @@ impl Lock {
         self.raw.acquire(Hold::Open, Some(Deadline::after(timeout))).ok_or(Error::Timeout { what: WHAT })
     }
 
+    /// As [`lock`](Self::lock), without blocking the thread. Dropping the future ends the wait, and leaves the lock to others.
+    ///
+    /// The guard is that of its task: no other one gets the lock meanwhile, also in the same thread.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if the thread that watches over async waits cannot be started.
+    pub async fn lock_async(&self) -> Result<LockGuard<'_>> {
+        let acquired = acquire_async(&self.raw, Hold::Guarded).await?;
+        Ok(LockGuard { raw: &self.raw, acquired })
+    }
+
+    /// As [`acquire`](Self::acquire), without blocking the thread; otherwise as [`lock_async`](Self::lock_async).
+    ///
+    /// # Errors
+    /// As for [`lock_async`](Self::lock_async).
+    pub async fn acquire_async(&self) -> Result<Acquired> {
+        acquire_async(&self.raw, Hold::Open).await
+    }
+
     /// Ends a hold without a guard, from any process and thread.
     ///
     /// # Errors
@@ -181,7 +200,7 @@ pub struct LockGuard<'a> {
     acquired: Acquired,
 }
 
-impl<'a> LockGuard<'a> {
+impl LockGuard<'_> {
     /// The process that died while it held the lock before us, if one did: look at the data before trusting it.
     pub fn owner_died(&self) -> Option<DeadOwner> {
         self.acquired.owner_died()
@@ -201,10 +220,6 @@ impl<'a> LockGuard<'a> {
         if let Some(dead) = self.owner_died() {
             ManuallyDrop::new(self).raw.pass_on(dead);
         }
-    }
-
-    pub(crate) fn raw(&self) -> &'a Shared<RawLock> {
-        self.raw
     }
 }
 

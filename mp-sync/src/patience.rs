@@ -3,7 +3,7 @@
 //! A wake-up may be lost with a process that was killed, and the one who should give it may be dead. So nobody sleeps longer
 //! than a slice; at its end the waiter looks at the word, and at whether those it waits for are alive.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mp_core::deadline::Deadline;
 
@@ -40,6 +40,24 @@ impl Patience {
     /// Whether the time is over.
     pub(crate) fn is_over(&self) -> bool {
         self.deadline.is_some_and(Deadline::has_passed)
+    }
+}
+
+/// When a future looks whether those it waits for are alive: it is woken after 50 ms at the latest, and perhaps all the time.
+#[derive(Debug, Default)]
+pub(crate) struct Look(Option<Instant>);
+
+impl Look {
+    const EVERY: Duration = Duration::from_millis(20);
+
+    /// Whether it is time, for the first time after a while.
+    pub(crate) fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self.0.is_some_and(|last| now.duration_since(last) >= Look::EVERY);
+        if is_due || self.0.is_none() {
+            self.0 = Some(now);
+        }
+        is_due
     }
 }
 

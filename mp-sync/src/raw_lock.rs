@@ -27,6 +27,8 @@
 //! Whoever finds that the holder is dead puts itself in its place by one exchange, marked `RECOVERING` until `thread` says
 //! who it is; only one can win, and if that one dies, the next does the same.
 
+mod asynchronous;
+
 use std::time::{Duration, Instant};
 
 use mp_core::arena::InSharedMemory;
@@ -38,6 +40,8 @@ use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, WaitResult, wait, wake};
 use crate::holder::{DeadOwner, Holder};
 use crate::patience::Patience;
 use crate::thread;
+
+pub(crate) use self::asynchronous::acquire as acquire_async;
 
 /// Somebody may sleep on `turn`.
 const WAITERS: u64 = 1 << 63;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::holder::DeadOwner;
 use crate::lock::describe_owner;
-use crate::raw_lock::{Acquired, Hold, RawLock};
+use crate::raw_lock::{Acquired, Hold, RawLock, acquire_async};
 
 const WHAT: &str = "recursive lock";
 
@@ -72,6 +72,26 @@ impl RLock {
     /// [`Error::Timeout`] if somebody else held it all the time.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<RLockGuard<'_>> {
         self.acquire_timeout(timeout).map(|acquired| self.guard(acquired))
+    }
+
+    /// As [`lock`](Self::lock), without blocking the thread. Dropping the future ends the wait, and leaves the lock to others.
+    ///
+    /// The holder is the thread that polls, so the guard stays there, and the lock does not keep the tasks of one thread
+    /// apart: they hold it together if one awaits something else with the guard. [`Lock`](crate::Lock) is the one for tasks.
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock); [`Error::Memory`] if the thread that watches over async waits cannot be started.
+    pub async fn lock_async(&self) -> Result<RLockGuard<'_>> {
+        self.acquire_async().await.map(|acquired| self.guard(acquired))
+    }
+
+    pub(crate) async fn acquire_async(&self) -> Result<Acquired> {
+        if self.raw.is_mine() {
+            return self.acquire();
+        }
+        let acquired = acquire_async(&self.raw, Hold::Open).await?;
+        self.raw.set_depth(1);
+        Ok(acquired)
     }
 
     #[inline]
@@ -202,14 +222,10 @@ pub struct RLockGuard<'a> {
     thread: PhantomData<*const ()>,
 }
 
-impl<'a> RLockGuard<'a> {
+impl RLockGuard<'_> {
     /// The process that died while it held the lock before us, if one did: look at the data before trusting it.
     pub fn owner_died(&self) -> Option<DeadOwner> {
         self.acquired.owner_died()
-    }
-
-    pub(crate) fn lock(&self) -> &'a RLock {
-        self.lock
     }
 }
 

@@ -3,6 +3,7 @@
 //! When a party dies while it waits, or while it runs the action, the barrier breaks for the others within 100 ms.
 
 mod action;
+mod asynchronous;
 mod table;
 mod word;
 
@@ -146,6 +147,19 @@ impl Barrier {
     /// As for [`wait`](Self::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<u32> {
         self.wait_until(Some(Deadline::after(timeout)))
+    }
+
+    /// As [`wait`](Self::wait), without blocking the thread; it arrives when the future is first polled. The time limit of the
+    /// barrier is noticed up to 50 ms late; an action that it runs does block.
+    ///
+    /// A future that is dropped after it arrived breaks the barrier, as if its time limit had passed, unless all were there
+    /// already: the others would wait for one who does not come. Dropped before, it has done nothing.
+    ///
+    /// # Errors
+    /// As for [`wait`](Self::wait); [`Error::Memory`] if the thread that watches over async waits cannot be started, which
+    /// breaks the barrier.
+    pub async fn wait_async(&self) -> Result<u32> {
+        asynchronous::wait(self, self.timeout.map(Deadline::after)).await
     }
 
     fn wait_until(&self, deadline: Option<Deadline>) -> Result<u32> {

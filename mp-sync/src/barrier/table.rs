@@ -389,7 +389,7 @@ impl Drop for Place<'_> {
 
 /// One who has arrived. Dropped before its round is over, it breaks it.
 ///
-/// A future would keep this, look at [`outcome`](Self::outcome) each time it is polled, and have [`Table::turn`] watched.
+/// A future keeps this, looks at [`outcome`](Self::outcome) each time it is polled, and has [`Table::turn`] watched.
 #[derive(Debug)]
 pub(super) struct Party<'a> {
     place: Place<'a>,
@@ -423,11 +423,16 @@ impl<'a> Party<'a> {
                 return outcome.map(|()| self.index);
             }
             if patience.is_over() {
-                self.place.table.break_round(self.round, BrokenReason::TimedOut);
+                self.leave(BrokenReason::TimedOut);
             } else {
                 self.place.table.sleep(turn, &mut patience);
             }
         }
+    }
+
+    /// Breaks the round, unless it is over.
+    pub(super) fn leave(&self, reason: BrokenReason) {
+        self.place.table.break_round(self.round, reason);
     }
 
     /// After the action: lets all pass, unless the round has been broken meanwhile.
@@ -453,7 +458,7 @@ impl<'a> Party<'a> {
 impl Drop for Party<'_> {
     fn drop(&mut self) {
         if self.outcome().is_none() {
-            self.place.table.break_round(self.round, self.if_dropped);
+            self.leave(self.if_dropped);
         }
     }
 }

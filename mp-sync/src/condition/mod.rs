@@ -2,6 +2,7 @@
 //!
 //! Whoever is killed, waiting or notifying, holds nobody up; what a dead waiter was told, another one is told instead.
 
+mod asynchronous;
 mod mutex;
 mod table;
 
@@ -14,7 +15,7 @@ use mp_core::arena::Shared;
 use mp_core::deadline::Deadline;
 use serde::{Deserialize, Serialize};
 
-use self::mutex::{Interrupted, Mutex};
+use self::mutex::{Interrupted, Mutex, WHAT};
 use self::table::Table;
 use crate::error::{Error, Result};
 use crate::holder::DeadOwner;
@@ -117,7 +118,18 @@ impl Condition {
 
     #[inline]
     fn guard(&self, died: Option<DeadOwner>) -> ConditionGuard<'_> {
-        ConditionGuard { mutex: &self.mutex, died, thread: PhantomData }
+        ConditionGuard { mutex: &self.mutex, died, held: true, thread: PhantomData }
+    }
+
+    /// As [`lock`](Self::lock), without blocking the thread. Dropping the future ends the wait, and leaves the lock to others.
+    ///
+    /// A recursive lock does not keep the tasks of one thread apart; see [`RLock::lock_async`]. A condition for tasks is one
+    /// [with a plain lock](Self::with_lock).
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock); [`Error::Memory`] if the thread that watches over async waits cannot be started.
+    pub async fn lock_async(&self) -> Result<ConditionGuard<'_>> {
+        self.mutex.lock_async().await.map(|died| self.guard(died))
     }
 
     /// Waits for the lock and holds it without a guard, until [`release`](Self::release).
@@ -230,10 +242,46 @@ impl Condition {
         }
     }
 
+    /// As [`wait`](Self::wait), without blocking the thread.
+    ///
+    /// A future that is dropped leaves the lock released: the guard holds nothing any more, and waits with it fail; the same
+    /// goes for further guards of this thread, whose levels of a recursive lock were given up, too. What the future was told
+    /// already, another waiter is told instead.
+    ///
+    /// # Errors
+    /// As for [`wait`](Self::wait). [`Error::NotHeld`] also if the guard lost the lock in a wait that was dropped;
+    /// [`Error::Memory`] if the thread that watches over async waits cannot be started: then the guard has lost the lock.
+    pub async fn wait_async(&self, guard: &mut ConditionGuard<'_>) -> Result<()> {
+        self.check(guard)?;
+        asynchronous::wait(self, guard).await
+    }
+
+    /// As [`wait_for`](Self::wait_for), without blocking the thread; see [`wait_async`](Self::wait_async).
+    ///
+    /// # Errors
+    /// As for [`wait_async`](Self::wait_async).
+    pub async fn wait_for_async(
+        &self,
+        guard: &mut ConditionGuard<'_>,
+        mut predicate: impl FnMut() -> bool,
+    ) -> Result<()> {
+        self.check(guard)?;
+        while !predicate() {
+            self.wait_async(guard).await?;
+        }
+        Ok(())
+    }
+
     fn check(&self, guard: &ConditionGuard<'_>) -> Result<()> {
         if !ptr::eq(guard.mutex, &self.mutex) && *guard.mutex != self.mutex {
             let reason = "it holds the lock of another condition".into();
             return Err(Error::Invalid { what: "guard to wait with", reason });
+        }
+        if !guard.held {
+            return Err(Error::NotHeld {
+                what: WHAT,
+                holder: "its guard lost it in a wait that was dropped".into(),
+            });
         }
         self.mutex.check_mine()
     }
@@ -311,6 +359,8 @@ impl fmt::Debug for Condition {
 pub struct ConditionGuard<'a> {
     mutex: &'a Mutex,
     died: Option<DeadOwner>,
+    /// Not while a future waits, nor after that was dropped.
+    held: bool,
     /// The hold is the thread's.
     thread: PhantomData<*const ()>,
 }
@@ -326,7 +376,9 @@ impl ConditionGuard<'_> {
 impl Drop for ConditionGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.mutex.unlock();
+        if self.held {
+            self.mutex.unlock();
+        }
     }
 }
 

@@ -13,10 +13,10 @@ use crate::error::{Error, Result};
 use crate::holder::DeadOwner;
 use crate::lock::{Lock, LockGuard, describe_owner};
 use crate::patience::Patience;
-use crate::raw_lock::{Hold, RawLock};
+use crate::raw_lock::{Hold, RawLock, acquire_async};
 use crate::rlock::RLock;
 
-const WHAT: &str = "lock of a condition";
+pub(super) const WHAT: &str = "lock of a condition";
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Mutex {
@@ -52,6 +52,14 @@ impl Mutex {
             Mutex::Plain(lock) => lock.lock_timeout(timeout).map(keep),
             Mutex::Recursive(lock) => lock.acquire_timeout(timeout).map(|acquired| acquired.owner_died()),
         }
+    }
+
+    pub(super) async fn lock_async(&self) -> Result<Option<DeadOwner>> {
+        let acquired = match self {
+            Mutex::Plain(lock) => acquire_async(lock.raw(), Hold::Guarded).await?,
+            Mutex::Recursive(lock) => lock.acquire_async().await?,
+        };
+        Ok(acquired.owner_died())
     }
 
     /// Ends what [`lock`](Self::lock) began. Does nothing in a child of a fork.
@@ -136,6 +144,20 @@ impl Relock for Interrupted<'_> {
 }
 
 impl Interrupted<'_> {
+    /// As [`resume`](Relock::resume), without blocking the thread.
+    pub(super) async fn resume_async(&mut self) -> Result<()> {
+        let acquired = match self.mutex {
+            Mutex::Recursive(lock) => {
+                let acquired = acquire_async(lock.raw(), Hold::Open).await?;
+                lock.raw().set_depth(self.depth);
+                acquired
+            }
+            Mutex::Plain(lock) => acquire_async(lock.raw(), self.hold).await?,
+        };
+        self.died = acquired.owner_died().or(self.died);
+        Ok(())
+    }
+
     /// Who notified has the lock as a rule, and is about to release it: on the same CPU it cannot while we spin.
     fn let_the_notifier_leave(&self) -> bool {
         let raw = self.mutex.raw();

@@ -7,9 +7,9 @@
 //!
 //! | state     | who writes                                                                              |
 //! |-----------|-----------------------------------------------------------------------------------------|
-//! | `state`   | the waiter when it comes and goes, the notifier; always with the lock of the condition  |
+//! | `state`   | the waiter when it comes and goes, the notifier; with the lock of the condition, but for who leaves early |
 //! | `ticket`  | whoever writes `state` next                                                             |
-//! | `word`    | counted up by the notifier, before it wakes                                             |
+//! | `word`    | counted up by the notifier, and by who leaves early, before it wakes                    |
 //! | `used`    | raised by a waiter before it takes a slot from there on                                 |
 //! | `crowd`   | counted up by the notifier that calls those without a slot, before it wakes             |
 //! | `crowded` | those without a slot as they come and go; 0 by the notifier that calls them             |
@@ -27,6 +27,9 @@
 //! look for those at the ends of their slices, and one takes the call over. A slot that is told therefore gets a new ticket,
 //! which says until when one had to come to be called; later ones do not take it over.
 //!
+//! A future that is dropped leaves without the lock, by one exchange that competes with the notifier's. If it was told before,
+//! its slot goes on to say so, but names nobody, as if it had been killed; those who may take the call over are woken to look.
+//!
 //! Those for whom no slot is left sleep on `crowd` together, and move into a slot when they find one. They are called all at
 //! once, when nobody in a slot is left to be told.
 //!
@@ -37,10 +40,11 @@ use std::array;
 
 use mp_core::arena::InSharedMemory;
 use mp_core::deadline::Deadline;
-use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, WaitResult, wait, wake, wake_all};
+use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, fence, wait, wake, wake_all};
 
 use crate::holder::Holder;
 use crate::patience::Patience;
+use crate::raw_lock::RawLock;
 
 #[cfg(all(test, loom))]
 mod loom;
@@ -77,6 +81,14 @@ struct Slot {
     state: AtomicU64,
     ticket: AtomicU32,
     word: AtomicU32,
+}
+
+impl Slot {
+    /// Whether one waits here, untold, who came before that ticket.
+    fn waits_since_before(&self, ticket: u32) -> bool {
+        let state = self.state.load(Relaxed);
+        state != 0 && state & TOLD == 0 && is_before(self.ticket.load(Relaxed), ticket)
+    }
 }
 
 impl Default for Table {
@@ -155,7 +167,8 @@ impl Table {
             if patience.is_over() {
                 return;
             }
-            if wait(word, value, patience.next()) == WaitResult::TimedOut && self.should_look(place) {
+            wait(word, value, patience.next());
+            if self.watch(place).is_none() || self.should_look(place) {
                 return;
             }
         }
@@ -174,6 +187,11 @@ impl Table {
                 (slot.state.load(Acquire) & TOLD == 0).then_some((&slot.word, value))
             }
         }
+    }
+
+    /// The word that [`watch`](Self::watch) is about.
+    pub(super) fn word(&self, place: &Place) -> &AtomicU32 {
+        place.slot.map_or(&self.crowd, |index| &self.slots[index].word)
     }
 
     /// Whether it is time to take the lock and settle, though nobody said so.
@@ -207,6 +225,52 @@ impl Table {
         None
     }
 
+    /// Without the lock: gives up waiting. What one was told already, another one is told instead.
+    pub(super) fn leave(&self, place: &Place, lock: &RawLock) {
+        let Some(index) = place.slot else { return self.leave_crowd_early(place, lock) };
+        let state = &self.slots[index].state;
+        let mut seen = state.load(Relaxed);
+        // Not in a child of a fork, which has but a copy.
+        while Holder::in_word(seen) == Holder::current() {
+            let next = if seen & TOLD == 0 { 0 } else { TOLD | Holder::NOBODY.bits() };
+            match state.compare_exchange(seen, next, AcqRel, Relaxed) {
+                Ok(_) => return self.hand_on(),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Wakes those who may take over what one was told that has left.
+    fn hand_on(&self) {
+        // Those of several who leave that come last here see what the others left, and who has gone.
+        fence(SeqCst);
+        let left = |slot: &&Slot| slot.state.load(Relaxed) == TOLD | Holder::NOBODY.bits();
+        for call in self.used().iter().filter(left) {
+            let until = call.ticket.load(Relaxed);
+            let mut heirs = self.used().iter().filter(|slot| slot.waits_since_before(until)).peekable();
+            if heirs.peek().is_none() && self.crowded.load(Relaxed) == 0 {
+                // There will be none.
+                let _ = call.state.compare_exchange(TOLD | Holder::NOBODY.bits(), 0, Relaxed, Relaxed);
+            }
+            for heir in heirs {
+                heir.word.fetch_add(1, Release);
+                wake(&heir.word, 1);
+            }
+        }
+    }
+
+    /// If somebody else has the lock, one too many is counted until the crowd is called.
+    fn leave_crowd_early(&self, place: &Place, lock: &RawLock) {
+        let Some(guard) = lock.try_guard() else { return };
+        if self.crowd.load(Relaxed) == place.crowd {
+            self.leave_crowd();
+        }
+        lock.clear_thread();
+        if let Some(dead) = guard.owner_died() {
+            lock.pass_on(dead);
+        }
+    }
+
     fn leave_crowd(&self) {
         self.crowded.store(self.crowded.load(Relaxed).saturating_sub(1), Relaxed);
     }
@@ -215,9 +279,7 @@ impl Table {
     fn left_behind(&self, ticket: u32) -> Option<usize> {
         self.used().iter().position(|slot| {
             let state = slot.state.load(Acquire);
-            state & TOLD != 0
-                && is_before(ticket, slot.ticket.load(Relaxed))
-                && Holder::in_word(state).has_died()
+            state & TOLD != 0 && is_before(ticket, slot.ticket.load(Relaxed)) && is_gone(state)
         })
     }
 
@@ -277,15 +339,14 @@ impl Table {
 
     /// With the lock: frees the slots of the dead, but for calls that somebody may take over.
     fn sweep(&self) {
-        let dead = |slot: &&Slot| Holder::in_word(slot.state.load(Relaxed)).has_died();
+        let dead = |slot: &&Slot| is_gone(slot.state.load(Relaxed));
         let was_told = |slot: &&Slot| slot.state.load(Relaxed) & TOLD != 0;
         for slot in self.slots.iter().filter(|slot| !was_told(slot)).filter(dead) {
             slot.state.store(0, Relaxed);
         }
         for slot in self.slots.iter().filter(was_told).filter(dead) {
             let until = slot.ticket.load(Relaxed);
-            let waits = |slot: &Slot| slot.state.load(Relaxed) != 0 && !was_told(&slot);
-            if !self.slots.iter().any(|other| waits(other) && is_before(other.ticket.load(Relaxed), until)) {
+            if !self.slots.iter().any(|other| other.waits_since_before(until)) {
                 slot.state.store(0, Relaxed);
             }
         }
@@ -304,6 +365,12 @@ impl Table {
     fn used(&self) -> &[Slot] {
         &self.slots[..SLOTS.min(self.used.load(Relaxed) as usize)]
     }
+}
+
+/// Whether its waiter will not come back: it is dead, or left after it was told.
+fn is_gone(state: u64) -> bool {
+    let holder = Holder::in_word(state);
+    holder == Holder::NOBODY || holder.has_died()
 }
 
 /// Tickets go round.

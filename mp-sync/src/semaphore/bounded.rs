@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::table::Table;
-use super::{Permit, acquire, acquire_timeout, release, try_acquire};
+use super::{Permit, acquire, acquire_timeout, asynchronous, release, try_acquire};
 use crate::error::Result;
 
 const WHAT: &str = "bounded semaphore";
@@ -71,6 +71,15 @@ impl BoundedSemaphore {
     /// [`Semaphore::acquire`](super::Semaphore::acquire).
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Permit<'_>> {
         acquire_timeout(&self.table, WHAT, timeout)
+    }
+
+    /// As [`acquire`](Self::acquire), without blocking the thread; see
+    /// [`Semaphore::acquire_async`](super::Semaphore::acquire_async).
+    ///
+    /// # Errors
+    /// As for [`Semaphore::acquire_async`](super::Semaphore::acquire_async).
+    pub async fn acquire_async(&self) -> Result<Permit<'_>> {
+        asynchronous::acquire(&self.table).await
     }
 
     /// Brings back a permit that somebody [forgot](Permit::forget), from any process and thread.

@@ -3,6 +3,7 @@
 //! When a process is killed, the permits that its guards hold come back: the next ones who want them get them within 100 ms,
 //! and are told who died.
 
+mod asynchronous;
 mod bounded;
 mod glance;
 mod hint;
@@ -94,6 +95,15 @@ impl Semaphore {
     /// [`Error::Timeout`] if there was none in time; others as for [`acquire`](Self::acquire).
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<Permit<'_>> {
         acquire_timeout(&self.table, WHAT, timeout)
+    }
+
+    /// As [`acquire`](Self::acquire), without blocking the thread. Dropping the future ends the wait, and leaves the permits to
+    /// others.
+    ///
+    /// # Errors
+    /// As for [`acquire`](Self::acquire); [`Error::Memory`] if the thread that watches over async waits cannot be started.
+    pub async fn acquire_async(&self) -> Result<Permit<'_>> {
+        asynchronous::acquire(&self.table).await
     }
 
     /// Adds a permit, from any process and thread: one that somebody forgot, or one more than there were.

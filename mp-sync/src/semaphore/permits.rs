@@ -51,7 +51,7 @@ pub(super) const ABSENT: u64 = 0;
 /// A permit that anybody may take.
 pub(super) const FREE: u64 = 1 << 63;
 /// A permit for one who has slept.
-const RESERVED: u64 = 1 << 62;
+pub(super) const RESERVED: u64 = 1 << 62;
 /// A permit may be on its way here from the spare ones; only the holder of the lock looks further.
 pub(super) const MOVING: u64 = 1 << 61;
 const FLAGS: u64 = !Holder::MASK;
@@ -59,7 +59,7 @@ const FLAGS: u64 = !Holder::MASK;
 /// Somebody may sleep on `turn`.
 pub(super) const WAITERS: u32 = 1;
 /// Somebody slept in vain: the next permit is for sleepers.
-const STARVING: u32 = 2;
+pub(super) const STARVING: u32 = 2;
 /// Somebody looks through the words and wants to know of permits that it may have missed.
 const WATCHED: u32 = 4;
 const CALLS: u32 = WAITERS | STARVING | WATCHED;
@@ -253,7 +253,7 @@ impl Permits<'_> {
     }
 
     /// Takes a permit wherever there is one.
-    fn look(self, me: Holder, reserved: bool) -> Result<Option<Taken>, Denied> {
+    pub fn look(self, me: Holder, reserved: bool) -> Result<Option<Taken>, Denied> {
         match self.find(me, reserved) {
             None if self.has_spare() => self.take_spare(me),
             found => Ok(found),
@@ -280,7 +280,7 @@ impl Permits<'_> {
     }
 
     /// Takes a permit from a dead holder.
-    fn recover(self, me: Holder) -> Option<Taken> {
+    pub fn recover(self, me: Holder) -> Option<Taken> {
         let mut alive = HashSet::from([me.bits()]);
         for (index, word) in self.words.iter().enumerate() {
             let seen = word.load(Relaxed);
@@ -358,7 +358,7 @@ impl Permits<'_> {
     }
 
     /// For one who slept, and announced itself since: if there is more than it took, somebody else may sleep beside it.
-    fn pass_on(self) {
+    pub fn pass_on(self) {
         let is_there = |index: &usize| [FREE, RESERVED].contains(&self.words[*index].load(SeqCst));
         match self.indices().find(is_there) {
             Some(index) => self.brought(index),

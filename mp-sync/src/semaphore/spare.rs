@@ -140,7 +140,7 @@ impl Permits<'_> {
         let mut full = false;
         let before = update(&self.head.spare, |spare| {
             full = free(spare) != 0 && held(spare) == MAX_HELD;
-            (free(spare) != 0 && !full).then(|| spare - ONE_FREE + ONE_HELD)
+            (free(spare) != 0 && !full).then(|| (spare - ONE_FREE) + ONE_HELD)
         });
         if full { Err(Denied::TooMany) } else { Ok(before.is_some()) }
     }

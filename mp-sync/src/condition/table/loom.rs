@@ -116,6 +116,41 @@ fn all_go_and_nobody_sleeps_for_ever() {
 }
 
 #[test]
+fn what_one_is_told_who_leaves_another_one_is_told() {
+    explore(2, || {
+        let shop = Arc::new(Shop::default());
+        let leaver = run(&shop, 2, |shop| {
+            let place = shop.with_lock(|| shop.table.register());
+            shop.table.leave(&place, &shop.lock);
+        });
+        // Nobody looks around in this model: it must be woken.
+        let waiter = run(&shop, 3, Shop::take);
+        shop.notify(1, 1);
+        leaver.join().unwrap();
+        waiter.join().unwrap();
+        assert_eq!(shop.stock.load(Relaxed), 0);
+        shop.assert_clean();
+    });
+}
+
+#[test]
+fn of_two_who_leave_neither_takes_a_call_along() {
+    explore(2, || {
+        let shop = Arc::new(Shop::default());
+        // The one who waited longest is told, and the next one may be woken for it.
+        let mut places = [0, 1].map(|_| shop.with_lock(|| shop.table.register()));
+        shop.notify(0, 1);
+        let leavers = places.each_mut().map(|place| {
+            let place = Place { ..*place };
+            run(&shop, 1, move |shop| shop.table.leave(&place, &shop.lock))
+        });
+        leavers.into_iter().for_each(|leaver| leaver.join().unwrap());
+        // Nobody is left who could take it over, so it must be gone.
+        shop.assert_clean();
+    });
+}
+
+#[test]
 fn one_whose_time_is_over_was_told_or_is_gone() {
     explore(3, || {
         let shop = Arc::new(Shop::default());
