@@ -181,7 +181,7 @@ pub struct LockGuard<'a> {
     acquired: Acquired,
 }
 
-impl<'a> LockGuard<'a> {
+impl LockGuard<'_> {
     /// The process that died while it held the lock before us, if one did: look at the data before trusting it.
     pub fn owner_died(&self) -> Option<DeadOwner> {
         self.acquired.owner_died()
@@ -192,26 +192,27 @@ impl<'a> LockGuard<'a> {
     /// For handing a lock over to another process. Do not call [`std::mem::forget`] for that: then the lock is still this
     /// process's, and only its death releases it.
     pub fn forget(self) {
-        ManuallyDrop::new(self).raw.hand_over();
+        let guard = ManuallyDrop::new(self);
+        guard.raw.hand_over(&guard.acquired);
     }
 
     /// Releases the lock without having made good what a dead owner left: the next locker is told of that death as well,
     /// after some milliseconds. Like `drop` if no owner died.
     pub fn pass_on(self) {
-        if let Some(dead) = self.owner_died() {
-            ManuallyDrop::new(self).raw.pass_on(dead);
-        }
+        let guard = ManuallyDrop::new(self);
+        guard.raw.pass_on(&guard.acquired);
     }
 
-    pub(crate) fn raw(&self) -> &'a Shared<RawLock> {
-        self.raw
+    /// What it knows, without it: the lock stays held.
+    pub(crate) fn into_acquired(self) -> Acquired {
+        ManuallyDrop::new(self).acquired
     }
 }
 
 impl Drop for LockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.raw.release_guarded();
+        self.raw.release_guarded(&self.acquired);
     }
 }
 

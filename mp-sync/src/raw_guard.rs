@@ -46,7 +46,7 @@ impl RawGuard<'_> {
 impl Drop for RawGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.lock.release_guarded();
+        self.lock.release_guarded(&self.acquired);
     }
 }
 

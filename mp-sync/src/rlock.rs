@@ -11,7 +11,7 @@ use mp_core::deadline::Deadline;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::holder::DeadOwner;
+use crate::holder::{DeadOwner, Holder};
 use crate::lock::describe_owner;
 use crate::raw_lock::{Acquired, Hold, RawLock};
 
@@ -117,7 +117,7 @@ impl RLock {
                 reason: "it is held four billion times".into(),
             })?;
             self.raw.set_depth(deeper);
-            return Ok(Acquired::CLEAN);
+            return Ok(Acquired::by(Holder::current()));
         }
         let acquired = acquire(&self.raw).ok_or_else(error)?;
         self.raw.set_depth(1);
@@ -140,6 +140,16 @@ impl RLock {
             depth => self.raw.set_depth(depth),
         }
         Ok(())
+    }
+
+    /// Ends the level of a guard. Does nothing in a child of a fork, which has but a copy of the guard, and may hold the lock
+    /// by another.
+    #[inline]
+    pub(crate) fn release_guarded(&self, acquired: &Acquired) {
+        if acquired.is_ours() {
+            // Not refused: it is held, by this thread, in which guards stay.
+            let _ = self.release();
+        }
     }
 
     /// Ends all levels of this thread's hold, which it must have; how many it were.
@@ -202,22 +212,17 @@ pub struct RLockGuard<'a> {
     thread: PhantomData<*const ()>,
 }
 
-impl<'a> RLockGuard<'a> {
+impl RLockGuard<'_> {
     /// The process that died while it held the lock before us, if one did: look at the data before trusting it.
     pub fn owner_died(&self) -> Option<DeadOwner> {
         self.acquired.owner_died()
-    }
-
-    pub(crate) fn lock(&self) -> &'a RLock {
-        self.lock
     }
 }
 
 impl Drop for RLockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Refused in a child of a fork, where this is but a copy.
-        let _ = self.lock.release();
+        self.lock.release_guarded(&self.acquired);
     }
 }
 

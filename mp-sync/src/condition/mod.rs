@@ -96,7 +96,7 @@ impl Condition {
     /// Those of [`Lock::lock`] or [`RLock::lock`].
     #[inline]
     pub fn lock(&self) -> Result<ConditionGuard<'_>> {
-        self.mutex.lock().map(|died| self.guard(died))
+        self.mutex.lock().map(|acquired| self.guard(acquired))
     }
 
     /// As [`lock`](Self::lock), without waiting.
@@ -104,7 +104,7 @@ impl Condition {
     /// # Errors
     /// [`Error::WouldBlock`] if somebody else holds it.
     pub fn try_lock(&self) -> Result<ConditionGuard<'_>> {
-        self.mutex.try_lock().map(|died| self.guard(died))
+        self.mutex.try_lock().map(|acquired| self.guard(acquired))
     }
 
     /// As [`lock`](Self::lock), for as long as `timeout`; zero means one attempt.
@@ -112,12 +112,12 @@ impl Condition {
     /// # Errors
     /// [`Error::Timeout`] if somebody else held it all the time.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<ConditionGuard<'_>> {
-        self.mutex.lock_timeout(timeout).map(|died| self.guard(died))
+        self.mutex.lock_timeout(timeout).map(|acquired| self.guard(acquired))
     }
 
     #[inline]
-    fn guard(&self, died: Option<DeadOwner>) -> ConditionGuard<'_> {
-        ConditionGuard { mutex: &self.mutex, died, thread: PhantomData }
+    fn guard(&self, acquired: Acquired) -> ConditionGuard<'_> {
+        ConditionGuard { mutex: &self.mutex, acquired, died: acquired.owner_died(), thread: PhantomData }
     }
 
     /// Waits for the lock and holds it without a guard, until [`release`](Self::release).
@@ -235,6 +235,9 @@ impl Condition {
             let reason = "it holds the lock of another condition".into();
             return Err(Error::Invalid { what: "guard to wait with", reason });
         }
+        if !guard.acquired.is_ours() {
+            return Err(self.mutex.not_mine());
+        }
         self.mutex.check_mine()
     }
 
@@ -310,6 +313,7 @@ impl fmt::Debug for Condition {
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct ConditionGuard<'a> {
     mutex: &'a Mutex,
+    acquired: Acquired,
     died: Option<DeadOwner>,
     /// The hold is the thread's.
     thread: PhantomData<*const ()>,
@@ -326,7 +330,7 @@ impl ConditionGuard<'_> {
 impl Drop for ConditionGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.mutex.unlock();
+        self.mutex.unlock(&self.acquired);
     }
 }
 

@@ -2,7 +2,6 @@
 //!
 //! If its holder is killed meanwhile, the waiter gets it and learns who died, as any other locker.
 
-use std::mem;
 use std::time::Duration;
 
 use mp_core::futex::wait;
@@ -10,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::table::Relock;
 use crate::error::{Error, Result};
-use crate::holder::DeadOwner;
+use crate::holder::{DeadOwner, Holder};
 use crate::lock::{Lock, LockGuard, describe_owner};
 use crate::patience::Patience;
-use crate::raw_lock::{Hold, RawLock};
+use crate::raw_lock::{Acquired, Hold, RawLock};
 use crate::rlock::RLock;
 
 const WHAT: &str = "lock of a condition";
@@ -33,44 +32,44 @@ impl Mutex {
     }
 
     /// Takes it as a guard has it.
-    pub(super) fn lock(&self) -> Result<Option<DeadOwner>> {
+    pub(super) fn lock(&self) -> Result<Acquired> {
         match self {
-            Mutex::Plain(lock) => lock.lock().map(keep),
-            Mutex::Recursive(lock) => lock.acquire().map(|acquired| acquired.owner_died()),
+            Mutex::Plain(lock) => lock.lock().map(LockGuard::into_acquired),
+            Mutex::Recursive(lock) => lock.acquire(),
         }
     }
 
-    pub(super) fn try_lock(&self) -> Result<Option<DeadOwner>> {
+    pub(super) fn try_lock(&self) -> Result<Acquired> {
         match self {
-            Mutex::Plain(lock) => lock.try_lock().map(keep),
-            Mutex::Recursive(lock) => lock.try_acquire().map(|acquired| acquired.owner_died()),
+            Mutex::Plain(lock) => lock.try_lock().map(LockGuard::into_acquired),
+            Mutex::Recursive(lock) => lock.try_acquire(),
         }
     }
 
-    pub(super) fn lock_timeout(&self, timeout: Duration) -> Result<Option<DeadOwner>> {
+    pub(super) fn lock_timeout(&self, timeout: Duration) -> Result<Acquired> {
         match self {
-            Mutex::Plain(lock) => lock.lock_timeout(timeout).map(keep),
-            Mutex::Recursive(lock) => lock.acquire_timeout(timeout).map(|acquired| acquired.owner_died()),
+            Mutex::Plain(lock) => lock.lock_timeout(timeout).map(LockGuard::into_acquired),
+            Mutex::Recursive(lock) => lock.acquire_timeout(timeout),
         }
     }
 
     /// Ends what [`lock`](Self::lock) began. Does nothing in a child of a fork.
-    pub(super) fn unlock(&self) {
+    pub(super) fn unlock(&self, acquired: &Acquired) {
         match self {
-            Mutex::Plain(lock) => lock.raw().release_guarded(),
-            // Refused in a child of a fork.
-            Mutex::Recursive(lock) => drop(lock.release()),
+            Mutex::Plain(lock) => lock.raw().release_guarded(acquired),
+            Mutex::Recursive(lock) => lock.release_guarded(acquired),
         }
     }
 
     /// # Errors
     /// [`Error::NotHeld`] if this thread does not hold it, in whatever way.
     pub(super) fn check_mine(&self) -> Result<()> {
-        let raw = self.raw();
-        if raw.is_mine() {
-            return Ok(());
-        }
-        Err(Error::NotHeld { what: WHAT, holder: format!("its owner is {}", describe_owner(raw)) })
+        if self.raw().is_mine() { Ok(()) } else { Err(self.not_mine()) }
+    }
+
+    #[cold]
+    pub(super) fn not_mine(&self) -> Error {
+        Error::NotHeld { what: WHAT, holder: format!("its owner is {}", describe_owner(self.raw())) }
     }
 
     /// # Errors
@@ -82,13 +81,6 @@ impl Mutex {
         let holder = self.raw().holder().process().map_or(0, |process| process.pid());
         Err(Error::Guarded { what: WHAT, holder })
     }
-}
-
-/// What a guard holds, without the guard.
-fn keep(guard: LockGuard<'_>) -> Option<DeadOwner> {
-    let died = guard.owner_died();
-    mem::forget(guard);
-    died
 }
 
 /// A hold that this thread has, whole or given up for a while.
@@ -113,7 +105,7 @@ impl Relock for Interrupted<'_> {
             Mutex::Recursive(lock) => self.depth = lock.release_all(),
             Mutex::Plain(lock) if lock.raw().release().is_err() => {
                 self.hold = Hold::Guarded;
-                lock.raw().release_guarded();
+                lock.raw().release_guarded(&Acquired::by(Holder::current()));
             }
             Mutex::Plain(_) => self.hold = Hold::Open,
         }
