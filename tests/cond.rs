@@ -379,3 +379,31 @@ fn cond_01_those_who_have_waited_longest_are_told_first() {
         });
     });
 }
+
+#[test]
+fn the_copy_of_a_guard_has_no_effect_in_a_child_that_holds_the_lock() {
+    alone(|| {
+        for condition in [Condition::new(), Condition::with_lock(&Lock::new().expect("a lock"))] {
+            let condition = condition.expect("a condition");
+            let mut guard = Some(condition.lock().expect("the lock"));
+            let (here, there) = multiprocess::core::connection::pipe().expect("a pipe");
+            let child = Context::fork().fork_with(|| {
+                there.recv::<()>().expect("leave to lock");
+                assert!(matches!(condition.notify_all(), Err(Error::NotHeld { .. })));
+                let own = condition.lock().expect("the lock");
+                let mut copy = guard.take().expect("a copy");
+                let refused = condition.wait_timeout(&mut copy, Duration::ZERO);
+                assert!(matches!(refused, Err(Error::NotHeld { .. })), "{refused:?}");
+                drop(copy);
+                let held = condition.locked() && condition.notify_all().is_ok();
+                drop(own);
+                held && !condition.locked()
+            });
+            let child = child.expect("a child");
+            drop(guard);
+            here.send(&()).expect("sent");
+            assert!(child.join().expect("an answer"));
+            assert!(!condition.locked());
+        }
+    });
+}

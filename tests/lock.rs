@@ -5,7 +5,7 @@ mod common;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use mp_sync::{BoundedSemaphore, Error, Lock, RLock, Semaphore};
+use mp_sync::{BoundedSemaphore, Error, Lock, LockGuard, RLock, Semaphore};
 use multiprocess::core::arena::{InSharedMemory, Shared};
 use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::{Context, Pool, Process};
@@ -270,6 +270,33 @@ fn what_a_guard_holds_only_the_guard_releases() {
         context.process(give, (lock.clone(),)).start().expect("a child").join().expect("an orderly end");
         assert!(lock.lock_timeout(Duration::from_millis(150)).is_err());
         lock.release().expect("released");
+    });
+}
+
+/// A child that holds the lock by a guard of its own, and ends what came along of its parent's.
+#[test]
+fn the_copy_of_a_guard_does_not_release_what_the_child_holds() {
+    common::alone(|| {
+        let lock = Lock::new().expect("a lock");
+        let (here, there) = pipe().expect("a pipe");
+        for end in [|guard| drop(guard), LockGuard::forget, LockGuard::pass_on] {
+            let mut guard = Some(lock.lock().expect("the lock"));
+            let child = Context::fork().fork_with(|| {
+                let own = lock.lock().expect("the lock");
+                guard.take().map(end);
+                // Still a guard's, hence released by nobody else.
+                there.send(&matches!(lock.release(), Err(Error::Guarded { .. }))).expect("sent");
+                there.recv::<()>().expect("leave to go");
+                drop(own);
+            });
+            let child = child.expect("a child");
+            drop(guard);
+            assert!(here.recv::<bool>().expect("a word of the child"));
+            assert!(lock.locked() && lock.try_lock().is_err());
+            here.send(&()).expect("sent");
+            child.join().expect("an orderly end");
+            assert!(!lock.locked());
+        }
     });
 }
 

@@ -166,3 +166,28 @@ fn a_forked_child_holds_nothing() {
         assert!(!lock.locked());
     });
 }
+
+/// The thread that forked has the number that it had in the parent, so its levels must not be taken for the parent's.
+#[test]
+fn the_copy_of_a_guard_does_not_end_a_level_of_the_child() {
+    common::alone(|| {
+        let lock = RLock::new().expect("a lock");
+        let mut guard = Some(lock.lock().expect("the lock"));
+        let (here, there) = pipe().expect("a pipe");
+        let child = Context::fork().fork_with(|| {
+            there.recv::<()>().expect("leave to lock");
+            // Free, but the last thread that had it is one of this name.
+            assert!(!lock.is_mine());
+            let own = lock.lock().expect("the lock");
+            drop(guard.take());
+            let held = lock.is_mine();
+            drop(own);
+            held && !lock.locked()
+        });
+        let child = child.expect("a child");
+        drop(guard);
+        here.send(&()).expect("sent");
+        assert!(child.join().expect("an answer"));
+        assert!(!lock.locked());
+    });
+}

@@ -18,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::param::page_size;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use serde::{Deserialize, Serialize};
 
@@ -50,29 +51,59 @@ impl ProcessId {
     /// This process. Costs a memory access once it is known; right in every child of a fork, too.
     #[inline]
     pub fn current() -> ProcessId {
-        // SAFETY: as in `cache`.
-        match unsafe { CACHE.load(Acquire).as_ref() }.map(|cache| cache.packed.load(Relaxed)) {
-            None | Some(0) => ProcessId::find_current(),
-            Some(packed) => ProcessId::unpack(packed),
+        ProcessId::unpack(ProcessId::current_word())
+    }
+
+    /// [`current`](Self::current) as [`to_word`](Self::to_word) makes it, and a little faster: the hot paths of locks.
+    #[inline]
+    pub fn current_word() -> u64 {
+        match HERE.word.load(Relaxed) {
+            0 => ProcessId::find_current(),
+            word => word,
         }
+    }
+
+    /// Whether `word` is [`current_word`](Self::current_word).
+    #[inline]
+    pub fn is_current_word(word: u64) -> bool {
+        // What is not known yet is not told from none.
+        word != 0 && HERE.word.load(Relaxed) == word || ProcessId::is_found_current(word)
     }
 
     #[cold]
-    fn find_current() -> ProcessId {
-        let Some(cache) = cache() else { return ProcessId::read_current() };
-        let current = ProcessId::read_current();
-        // Threads that come here at the same time write the same.
-        if ProcessId::unpack(current.to_word()) == current {
-            cache.packed.store(current.to_word(), Relaxed);
-        }
-        current
+    fn is_found_current(word: u64) -> bool {
+        ProcessId::current_word() == word
     }
 
-    /// This process as one word for shared memory; 0 is none. Start times of up to 1394 years after boot fit.
+    #[cold]
+    fn find_current() -> u64 {
+        let read = || ProcessId::read_current().to_word();
+        // Threads that come here at the same time write the same.
+        if HERE.is_wiped_in_children() {
+            let word = read();
+            HERE.word.store(word, Relaxed);
+            return word;
+        }
+        let Some(cache) = cache() else { return read() };
+        match cache.load(Relaxed) {
+            0 => {
+                let word = read();
+                cache.store(word, Relaxed);
+                word
+            }
+            word => word,
+        }
+    }
+
+    /// This process as one word for shared memory, of which it takes [`WORD_BITS`](Self::WORD_BITS); 0 is none. Start times
+    /// of up to 87 years after boot fit.
     #[inline]
     pub const fn to_word(self) -> u64 {
-        self.pid | self.start_time << PID_BITS
+        (self.pid | self.start_time << PID_BITS) & ((1 << ProcessId::WORD_BITS) - 1)
     }
+
+    /// How many bits [`to_word`](Self::to_word) uses; the others are always 0.
+    pub const WORD_BITS: u32 = 60;
 
     /// The process that [`to_word`](Self::to_word) made a word of; none for 0.
     pub const fn from_word(word: u64) -> Option<ProcessId> {
@@ -214,21 +245,45 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> Option<T> {
     }
 }
 
-/// This process, once it is known. It lies in a page that the kernel clears in every child, however that was made.
-#[derive(Debug)]
-struct Cache {
-    /// As `ProcessId::to_word` makes it; 0 if it is not known yet. One word, because every lock looks here.
-    packed: AtomicU64,
+/// As large as any page that machines of this kind have.
+const HERE_SIZE: usize = if cfg!(target_arch = "x86_64") { 4096 } else { 65536 };
+
+/// This process as [`ProcessId::to_word`] makes it; 0 if it is not known yet. It fills pages of the program's own memory,
+/// which the kernel clears in every child, however that was made. So it is at a fixed address, because every lock looks here.
+#[cfg_attr(target_arch = "x86_64", repr(C, align(4096)))]
+#[cfg_attr(not(target_arch = "x86_64"), repr(C, align(65536)))]
+struct Here {
+    /// A CPU that reads soon after it wrote to the same place of another page may wait for the write. Locks are often at the
+    /// beginning of a page, and hardly ever at its end.
+    _nothing: [u8; HERE_SIZE - size_of::<u64>()],
+    word: AtomicU64,
 }
 
-static CACHE: AtomicPtr<Cache> = AtomicPtr::new(ptr::null_mut());
+static HERE: Here = Here { _nothing: [0; HERE_SIZE - size_of::<u64>()], word: AtomicU64::new(0) };
+
+impl Here {
+    /// Asks for it each time: what a process learns here, its children would have to learn anew.
+    fn is_wiped_in_children(&'static self) -> bool {
+        let (start, length) = (ptr::from_ref(self).cast_mut(), mem::size_of::<Here>());
+        let page = page_size();
+        // Larger pages would hold something else, too.
+        start.addr().is_multiple_of(page) && length.is_multiple_of(page) && {
+            // SAFETY: whole pages, which hold but an atomic of which all zero is valid. The advice changes nothing in this
+            // process, and is refused for memory that is not private to it or has a file behind it.
+            unsafe { madvise(start.cast(), length, Advice::LinuxWipeOnFork) }.is_ok()
+        }
+    }
+}
+
+/// The same in memory of its own, for systems whose pages are larger than `Here`, or where a linker gave it a file.
+static CACHE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 
 /// None where the kernel cannot do that.
-fn cache() -> Option<&'static Cache> {
+fn cache() -> Option<&'static AtomicU64> {
     static NONE: AtomicU32 = AtomicU32::new(0);
     let known = CACHE.load(Acquire);
-    // SAFETY: a pointer from `new_cache`, whose page is never unmapped once it stands here, and aligned. Atomics, of which
-    // all zero is valid, which is what the kernel makes of them in a child.
+    // SAFETY: a pointer from `new_cache`, whose page is never unmapped once it stands here, and aligned. An atomic, of which
+    // all zero is valid, which is what the kernel makes of it in a child.
     if let Some(cache) = unsafe { known.as_ref() } {
         return Some(cache);
     }
@@ -243,7 +298,7 @@ fn cache() -> Option<&'static Cache> {
         Ok(_) => new.as_ptr(),
         Err(other) => {
             // SAFETY: the mapping from `new_cache`, which nobody else has seen.
-            let _ = unsafe { munmap(new.as_ptr().cast(), mem::size_of::<Cache>()) };
+            let _ = unsafe { munmap(new.as_ptr().cast(), mem::size_of::<AtomicU64>()) };
             other
         }
     };
@@ -251,8 +306,8 @@ fn cache() -> Option<&'static Cache> {
     unsafe { cache.as_ref() }
 }
 
-fn new_cache() -> Option<NonNull<Cache>> {
-    let length = mem::size_of::<Cache>();
+fn new_cache() -> Option<NonNull<AtomicU64>> {
+    let length = mem::size_of::<AtomicU64>();
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
     let page = unsafe {
         mmap_anonymous(ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE).ok()?
@@ -329,13 +384,35 @@ mod tests {
     }
 
     #[test]
+    fn this_process_is_found_without_a_pointer_and_with_one() {
+        let me = ProcessId::current();
+        assert_eq!(HERE.word.load(Relaxed), me.to_word());
+        let cache = cache().expect("a page");
+        assert!(HERE.is_wiped_in_children() && cache.load(Relaxed) == 0);
+        cache.store(me.to_word(), Relaxed);
+        // SAFETY: the child makes no call but the last.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let wiped = cache.load(Relaxed) == 0 && HERE.word.load(Relaxed) == 0;
+            // SAFETY: no preconditions.
+            unsafe { libc::_exit(if wiped { 0 } else { 1 }) };
+        }
+        let mut status = -1;
+        // SAFETY: `status` is a valid place.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
+    }
+
+    #[test]
     fn a_forked_child_is_itself() {
         let parent = ProcessId::current();
         // SAFETY: the child makes system calls only, and leaves without running anything of the parent.
         let child = unsafe { libc::fork() };
         if child == 0 {
+            let known = HERE.word.load(Relaxed) != 0;
             let me = ProcessId::current();
-            let right = me != parent
+            let right = !known
+                && me != parent
                 && me == ProcessId::current()
                 && me.pid() == getpid().as_raw_nonzero().get() as u32;
             // SAFETY: no preconditions.

@@ -8,8 +8,6 @@ use mp_core::liveness::ProcessId;
 
 /// The kernel's limit for pids on 64-bit machines.
 const PID_BITS: u32 = 22;
-/// Clock ticks since boot: 87 years of them.
-const BITS: u32 = 60;
 
 /// A process as the holder of something; see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +15,7 @@ pub(crate) struct Holder(u64);
 
 impl Holder {
     /// The bits of a word that name its holder; 0 is none.
-    pub(crate) const MASK: u64 = (1 << BITS) - 1;
+    pub(crate) const MASK: u64 = (1 << ProcessId::WORD_BITS) - 1;
 
     /// Held, but by no process in particular: it was handed over.
     pub(crate) const NOBODY: Holder = Holder(1 << PID_BITS);
@@ -26,7 +24,14 @@ impl Holder {
     #[cfg(not(loom))]
     #[inline]
     pub(crate) fn current() -> Holder {
-        Holder::of(ProcessId::current())
+        Holder(ProcessId::current_word())
+    }
+
+    /// Whether it is this process.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn is_current(self) -> bool {
+        ProcessId::is_current_word(self.0)
     }
 
     /// The holder's part of `word`.
@@ -41,9 +46,9 @@ impl Holder {
         self.0
     }
 
-    #[inline]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn of(process: ProcessId) -> Holder {
-        Holder((u64::from(process.pid()) | process.start_time() << PID_BITS) & Holder::MASK)
+        Holder(process.to_word())
     }
 
     /// The process; none if it is not held, or by nobody.
@@ -55,7 +60,7 @@ impl Holder {
     /// Whether it is a process that runs no more. Some microseconds.
     #[cfg(not(loom))]
     pub(crate) fn has_died(self) -> bool {
-        self != Holder::current() && self.process().is_some_and(|process| !process.is_alive())
+        !self.is_current() && self.process().is_some_and(|process| !process.is_alive())
     }
 }
 
@@ -113,6 +118,10 @@ mod model {
     impl Holder {
         pub(crate) fn current() -> Holder {
             Holder(ME.with(Cell::get).into())
+        }
+
+        pub(crate) fn is_current(self) -> bool {
+            self == Holder::current()
         }
 
         /// Makes this thread process number `pid`, from 1 to 63.

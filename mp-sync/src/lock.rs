@@ -211,22 +211,27 @@ impl LockGuard<'_> {
     /// For handing a lock over to another process. Do not call [`std::mem::forget`] for that: then the lock is still this
     /// process's, and only its death releases it.
     pub fn forget(self) {
-        ManuallyDrop::new(self).raw.hand_over();
+        let guard = ManuallyDrop::new(self);
+        guard.raw.hand_over(&guard.acquired);
     }
 
     /// Releases the lock without having made good what a dead owner left: the next locker is told of that death as well,
     /// after some milliseconds. Like `drop` if no owner died.
     pub fn pass_on(self) {
-        if let Some(dead) = self.owner_died() {
-            ManuallyDrop::new(self).raw.pass_on(dead);
-        }
+        let guard = ManuallyDrop::new(self);
+        guard.raw.pass_on(&guard.acquired);
+    }
+
+    /// What it knows, without it: the lock stays held.
+    pub(crate) fn into_acquired(self) -> Acquired {
+        ManuallyDrop::new(self).acquired
     }
 }
 
 impl Drop for LockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.raw.release_guarded();
+        self.raw.release_guarded(&self.acquired);
     }
 }
 

@@ -41,10 +41,11 @@ impl Guarded {
     }
 
     fn round(&self, hold: Hold) {
-        assert!(self.lock.acquire(hold, None).is_some_and(|acquired| acquired.owner_died().is_none()));
+        let acquired = self.lock.acquire(hold, None).unwrap();
+        assert!(acquired.owner_died().is_none());
         self.enter();
         match hold {
-            Hold::Guarded => self.lock.release_guarded(),
+            Hold::Guarded => self.lock.release_guarded(&acquired),
             Hold::Open => self.lock.release().unwrap(),
         }
     }
@@ -81,7 +82,7 @@ fn a_dying_holder_is_replaced_by_one_who_is_told() {
         });
         let acquired = guarded.lock.acquire(Hold::Guarded, None).unwrap();
         guarded.enter();
-        guarded.lock.release_guarded();
+        guarded.lock.release_guarded(&acquired);
         victim.join().unwrap();
         // The victim may have been the last one to get it.
         let last = guarded.lock.try_acquire(Hold::Open).unwrap();
@@ -103,7 +104,7 @@ fn only_one_takes_the_place_of_the_dead() {
         let survive = |guarded: &Guarded| {
             let acquired = guarded.lock.try_acquire(Hold::Guarded)?;
             guarded.enter();
-            guarded.lock.release_guarded();
+            guarded.lock.release_guarded(&acquired);
             acquired.owner_died()
         };
         let other = process(3, {
@@ -151,8 +152,8 @@ fn what_is_handed_over_outlives_its_process() {
         let giver = process(2, {
             let guarded = guarded.clone();
             move || {
-                guarded.lock.acquire(Hold::Guarded, None).unwrap();
-                guarded.lock.hand_over();
+                let acquired = guarded.lock.acquire(Hold::Guarded, None).unwrap();
+                guarded.lock.hand_over(&acquired);
                 Holder::die();
             }
         });
@@ -166,5 +167,65 @@ fn what_is_handed_over_outlives_its_process() {
         guarded.lock.release().unwrap();
         waiter.join().unwrap();
         assert_eq!(guarded.rounds.load(Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_death_that_is_passed_on_is_told_to_the_next_one() {
+    explore(2, || {
+        patience::model::expect_deaths();
+        let guarded = Arc::new(Guarded::default());
+        let victim = guarded.clone();
+        let die = move || {
+            victim.lock.acquire(Hold::Guarded, None).unwrap();
+            Holder::die();
+        };
+        process(2, die).join().unwrap();
+        // One does not make good what the dead one left, the other one does; whoever comes first.
+        let other = process(3, {
+            let guarded = guarded.clone();
+            move || {
+                let acquired = guarded.lock.acquire(Hold::Guarded, None).unwrap();
+                guarded.enter();
+                guarded.lock.pass_on(&acquired);
+                acquired.owner_died().is_some()
+            }
+        });
+        let acquired = guarded.lock.acquire(Hold::Guarded, None).unwrap();
+        guarded.enter();
+        guarded.lock.release_guarded(&acquired);
+        assert_eq!(acquired.owner_died().map(|dead| dead.pid()), Some(2));
+        let passed_on = other.join().unwrap();
+        assert!(!guarded.lock.is_locked());
+        assert_eq!(guarded.rounds.load(Relaxed), 2, "passed on: {passed_on}");
+    });
+}
+
+/// The copies that a child of a fork has of its parent's guards, while it has one of its own.
+#[test]
+fn the_copy_of_a_guard_in_a_child_has_no_effect() {
+    explore(2, || {
+        let guarded = Arc::new(Guarded::default());
+        let parents = guarded.lock.acquire(Hold::Guarded, None).unwrap();
+        let child = process(2, {
+            let guarded = guarded.clone();
+            move || {
+                guarded.lock.release_guarded(&parents);
+                guarded.lock.hand_over(&parents);
+                let own = guarded.lock.acquire(Hold::Guarded, None).unwrap();
+                guarded.lock.release_guarded(&parents);
+                guarded.lock.pass_on(&parents);
+                guarded.lock.hand_over(&parents);
+                guarded.enter();
+                assert!(guarded.lock.is_guarded());
+                guarded.lock.release_guarded(&own);
+            }
+        });
+        guarded.enter();
+        guarded.lock.release_guarded(&parents);
+        guarded.round(Hold::Guarded);
+        child.join().unwrap();
+        assert_eq!(guarded.rounds.load(Relaxed), 3);
+        assert!(!guarded.lock.is_locked());
     });
 }

@@ -2,6 +2,8 @@
 //!
 //! If its process dies, the next one to lock is told so by its own guard.
 
+use std::mem::ManuallyDrop;
+
 use mp_core::deadline::Deadline;
 use mp_core::ring::Held;
 
@@ -43,10 +45,18 @@ impl RawGuard<'_> {
     }
 }
 
+impl RawGuard<'_> {
+    /// Releases the lock without having looked at what a dead owner left: the next locker is told of that death as well.
+    pub fn pass_on(self) {
+        let guard = ManuallyDrop::new(self);
+        guard.lock.pass_on(&guard.acquired);
+    }
+}
+
 impl Drop for RawGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.lock.release_guarded();
+        self.lock.release_guarded(&self.acquired);
     }
 }
 

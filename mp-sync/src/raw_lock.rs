@@ -45,8 +45,8 @@ pub(crate) use self::asynchronous::acquire as acquire_async;
 
 /// Somebody may sleep on `turn`.
 const WAITERS: u64 = 1 << 63;
-/// A guard has it: nobody else may release it.
-const GUARDED: u64 = 1 << 62;
+/// Anybody may release it: no guard has it. So what guards do most often takes no flag.
+const OPEN: u64 = 1 << 62;
 /// The holder took it from a dead one and has not yet said which thread it is.
 const RECOVERING: u64 = 1 << 61;
 /// The next release must not let newcomers in; without a holder: only those who slept may take it.
@@ -88,8 +88,8 @@ impl Hold {
     #[inline]
     fn bits(self) -> u64 {
         match self {
-            Hold::Guarded => GUARDED,
-            Hold::Open => 0,
+            Hold::Guarded => 0,
+            Hold::Open => OPEN,
         }
     }
 }
@@ -97,15 +97,27 @@ impl Hold {
 /// The lock was taken; what became of the one who had it before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acquired {
-    died: Option<DeadOwner>,
+    /// For whom it was taken: in a child of a fork that is somebody else.
+    holder: Holder,
+    /// All zero if nobody died.
+    died: Holder,
 }
 
 impl Acquired {
-    pub(crate) const CLEAN: Acquired = Acquired { died: None };
+    #[inline]
+    pub(crate) fn by(holder: Holder) -> Acquired {
+        Acquired { holder, died: Holder::in_word(0) }
+    }
 
     /// The process that died while it held the lock, if one did: look at what the lock guards before trusting it.
     pub fn owner_died(&self) -> Option<DeadOwner> {
-        self.died
+        self.died.process().map(DeadOwner::new)
+    }
+
+    /// Whether this process took it; not so in a child of a fork, which has but a copy of this.
+    #[inline]
+    pub(crate) fn is_ours(&self) -> bool {
+        self.holder.is_current()
     }
 }
 
@@ -126,8 +138,8 @@ impl RawLock {
     pub fn acquire(&self, hold: Hold, deadline: Option<Deadline>) -> Option<Acquired> {
         let me = Holder::current();
         if self.owner.compare_exchange(0, me.bits() | hold.bits(), Acquire, Relaxed).is_ok() {
-            self.thread.store(thread::current(), Relaxed);
-            return Some(Acquired::CLEAN);
+            self.note_thread();
+            return Some(Acquired::by(me));
         }
         self.acquire_slow(me, hold, deadline)
     }
@@ -137,8 +149,8 @@ impl RawLock {
     pub fn try_acquire(&self, hold: Hold) -> Option<Acquired> {
         let me = Holder::current();
         if self.owner.compare_exchange(0, me.bits() | hold.bits(), Acquire, Relaxed).is_ok() {
-            self.thread.store(thread::current(), Relaxed);
-            return Some(Acquired::CLEAN);
+            self.note_thread();
+            return Some(Acquired::by(me));
         }
         self.try_slow(me, hold)
     }
@@ -147,16 +159,16 @@ impl RawLock {
     fn try_slow(&self, me: Holder, hold: Hold) -> Option<Acquired> {
         let word = self.owner.load(Relaxed);
         if word & Holder::MASK == 0 {
-            return self.take(word, me.bits() | hold.bits() | (word & WAITERS));
+            return self.take(word, me, hold.bits() | (word & WAITERS));
         }
         if glance::is_due(self) { self.recover(me, hold) } else { None }
     }
 
     #[cold]
     fn acquire_slow(&self, me: Holder, hold: Hold, deadline: Option<Deadline>) -> Option<Acquired> {
-        let mine = me.bits() | hold.bits();
-        if self.spin(mine) {
-            return Some(Acquired::CLEAN);
+        let taken = self.spin(me, hold);
+        if taken.is_some() {
+            return taken;
         }
         let mut patience = Patience::new(deadline);
         let mut asleep_since = None;
@@ -168,7 +180,7 @@ impl RawLock {
                 && (word & STARVING == 0 || asleep_since.is_some() || patience.is_over())
             {
                 let waiters = if asleep_since.is_some() { WAITERS } else { word & WAITERS };
-                match self.take(word, mine | waiters) {
+                match self.take(word, me, hold.bits() | waiters) {
                     None => continue,
                     taken => return taken,
                 }
@@ -192,23 +204,32 @@ impl RawLock {
 
     /// A few looks before the sleep, ever further apart: each one takes the word from the holder's cache.
     #[cfg(not(loom))]
-    fn spin(&self, mine: u64) -> bool {
-        (0..SPINS).any(|round| {
+    fn spin(&self, me: Holder, hold: Hold) -> Option<Acquired> {
+        (0..SPINS).find_map(|round| {
             (0..1 << round).for_each(|_| spin_loop());
-            self.owner.load(Relaxed) == 0 && self.take(0, mine).is_some()
+            if self.owner.load(Relaxed) == 0 { self.take(0, me, hold.bits()) } else { None }
         })
     }
 
     #[cfg(loom)]
-    fn spin(&self, _: u64) -> bool {
-        false
+    fn spin(&self, _: Holder, _: Hold) -> Option<Acquired> {
+        None
     }
 
     /// From free or reserved to ours.
-    fn take(&self, from: u64, to: u64) -> Option<Acquired> {
-        self.owner.compare_exchange(from, to, Acquire, Relaxed).ok()?;
-        self.thread.store(thread::current(), Relaxed);
-        Some(Acquired::CLEAN)
+    fn take(&self, from: u64, me: Holder, flags: u64) -> Option<Acquired> {
+        self.owner.compare_exchange(from, me.bits() | flags, Acquire, Relaxed).ok()?;
+        self.note_thread();
+        Some(Acquired::by(me))
+    }
+
+    /// For the holder: says which thread it is.
+    #[inline]
+    fn note_thread(&self) {
+        // The release has to wait for a write, and mostly it is the same thread again.
+        if !thread::is_known(self.thread.load(Relaxed)) {
+            self.thread.store(thread::current(), Relaxed);
+        }
     }
 
     /// Takes it from a dead holder.
@@ -229,13 +250,17 @@ impl RawLock {
         self.thread.store(thread::current(), Relaxed);
         self.depth.store(0, Relaxed);
         self.owner.fetch_and(!RECOVERING, Release);
-        Some(Acquired { died: holder.process().map(DeadOwner::new) })
+        Some(Acquired { holder: me, died: holder })
     }
 
-    /// Releases it for the guard that holds it. Does nothing in a child of a fork, which has but a copy of the guard.
+    /// Releases it for the guard that got `acquired`. Does nothing in a child of a fork, which has but a copy of the guard,
+    /// and may hold the lock by another.
     #[inline]
-    pub fn release_guarded(&self) {
-        let mine = Holder::current().bits() | GUARDED;
+    pub(crate) fn release_guarded(&self, acquired: &Acquired) {
+        if !acquired.is_ours() {
+            return;
+        }
+        let mine = acquired.holder.bits();
         if self.owner.compare_exchange(mine, 0, Release, Relaxed).is_err() {
             self.release_slow(mine);
         }
@@ -244,7 +269,7 @@ impl RawLock {
     #[cold]
     fn release_slow(&self, mine: u64) {
         let mut word = self.owner.load(Relaxed);
-        while word & (Holder::MASK | GUARDED) == mine {
+        while word & (Holder::MASK | OPEN) == mine {
             match self.leave(word) {
                 Ok(()) => return,
                 Err(now) => word = now,
@@ -264,7 +289,7 @@ impl RawLock {
             if holder.bits() == 0 {
                 return Err(Refused::Free);
             }
-            if word & GUARDED != 0 {
+            if word & OPEN == 0 {
                 return Err(Refused::Guarded(holder.process().map_or(0, |process| process.pid())));
             }
             match self.leave(word) {
@@ -286,13 +311,23 @@ impl RawLock {
         Ok(())
     }
 
-    /// Ends the hold of the caller's guard as if `dead` still had it: whoever takes it next is told of that death, too.
-    pub fn pass_on(&self, dead: DeadOwner) {
-        let mine = Holder::current().bits() | GUARDED;
+    /// Ends the hold of the guard that got `acquired` as if the one who died before still had it: whoever takes it next is
+    /// told of that death, too. Releases it if nobody died.
+    pub(crate) fn pass_on(&self, acquired: &Acquired) {
+        if acquired.died.bits() == 0 {
+            return self.release_guarded(acquired);
+        }
         // Others may sleep; they find out at the end of their slice, as with any dead holder.
-        let left = Holder::of(dead.process()).bits() | GUARDED | WAITERS;
+        let left = acquired.died.bits() | WAITERS;
+        self.change_guarded(acquired, |_| left);
+    }
+
+    /// Ends this process's hold of whatever kind as if `dead` had it: whoever takes it next is told of that death.
+    pub(crate) fn leave_to(&self, dead: DeadOwner) {
+        let me = Holder::current();
+        let left = Holder::in_word(dead.process().to_word()).bits() | WAITERS;
         let mut word = self.owner.load(Relaxed);
-        while word & (Holder::MASK | GUARDED) == mine {
+        while Holder::in_word(word) == me {
             match self.owner.compare_exchange(word, left, Release, Relaxed) {
                 Ok(_) => return,
                 Err(now) => word = now,
@@ -300,13 +335,17 @@ impl RawLock {
         }
     }
 
-    /// Makes what the caller's guard holds a hold of nobody, which no death ends and which anybody may release.
-    pub fn hand_over(&self) {
-        let mine = Holder::current().bits() | GUARDED;
+    /// Makes what the guard that got `acquired` holds a hold of nobody, which no death ends and which anybody may release.
+    pub(crate) fn hand_over(&self, acquired: &Acquired) {
+        self.change_guarded(acquired, |word| word & !Holder::MASK | Holder::NOBODY.bits() | OPEN);
+    }
+
+    /// Changes the word for a guard, if this process has more of it than a copy.
+    fn change_guarded(&self, acquired: &Acquired, next: impl Fn(u64) -> u64) {
+        let mine = acquired.holder.bits();
         let mut word = self.owner.load(Relaxed);
-        while word & (Holder::MASK | GUARDED) == mine {
-            let next = word & !(Holder::MASK | GUARDED) | Holder::NOBODY.bits();
-            match self.owner.compare_exchange(word, next, Relaxed, Relaxed) {
+        while acquired.is_ours() && word & (Holder::MASK | OPEN) == mine {
+            match self.owner.compare_exchange(word, next(word), Release, Relaxed) {
                 Ok(_) => return,
                 Err(now) => word = now,
             }
@@ -320,7 +359,8 @@ impl RawLock {
 
     /// Whether a guard holds it.
     pub(crate) fn is_guarded(&self) -> bool {
-        self.owner.load(Relaxed) & GUARDED != 0
+        let word = self.owner.load(Relaxed);
+        word & Holder::MASK != 0 && word & OPEN == 0
     }
 
     /// Who holds it.
@@ -332,9 +372,9 @@ impl RawLock {
     #[inline]
     pub(crate) fn is_mine(&self) -> bool {
         let word = self.owner.load(Relaxed);
-        Holder::in_word(word) == Holder::current()
+        Holder::in_word(word).is_current()
             && word & RECOVERING == 0
-            && self.thread.load(Relaxed) == thread::current()
+            && thread::is_known(self.thread.load(Relaxed))
     }
 
     /// How often the holder took it; means something to the holder only.

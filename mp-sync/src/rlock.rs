@@ -11,7 +11,7 @@ use mp_core::deadline::Deadline;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::holder::DeadOwner;
+use crate::holder::{DeadOwner, Holder};
 use crate::lock::describe_owner;
 use crate::raw_lock::{Acquired, Hold, RawLock, acquire_async};
 
@@ -137,7 +137,7 @@ impl RLock {
                 reason: "it is held four billion times".into(),
             })?;
             self.raw.set_depth(deeper);
-            return Ok(Acquired::CLEAN);
+            return Ok(Acquired::by(Holder::current()));
         }
         let acquired = acquire(&self.raw).ok_or_else(error)?;
         self.raw.set_depth(1);
@@ -162,6 +162,16 @@ impl RLock {
         Ok(())
     }
 
+    /// Ends the level of a guard. Does nothing in a child of a fork, which has but a copy of the guard, and may hold the lock
+    /// by another.
+    #[inline]
+    pub(crate) fn release_guarded(&self, acquired: &Acquired) {
+        if acquired.is_ours() {
+            // Not refused: it is held, by this thread, in which guards stay.
+            let _ = self.release();
+        }
+    }
+
     /// Ends all levels of this thread's hold, which it must have; how many it were.
     #[inline]
     pub(crate) fn release_all(&self) -> u32 {
@@ -169,6 +179,14 @@ impl RLock {
         self.raw.clear_thread();
         // Not refused: it is held, and not by a guard of the plain kind.
         let _ = self.raw.release();
+        depth
+    }
+
+    /// As [`release_all`](Self::release_all), as if `dead` had it: the next holder is told of that death.
+    pub(crate) fn release_all_to(&self, dead: DeadOwner) -> u32 {
+        let depth = self.raw.depth();
+        self.raw.clear_thread();
+        self.raw.leave_to(dead);
         depth
     }
 
@@ -232,8 +250,7 @@ impl RLockGuard<'_> {
 impl Drop for RLockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // Refused in a child of a fork, where this is but a copy.
-        let _ = self.lock.release();
+        self.lock.release_guarded(&self.acquired);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::Result;
 
 /// Waits to be told. The guard must hold the lock of the condition.
 pub(super) async fn wait(condition: &Condition, guard: &mut ConditionGuard<'_>) -> Result<()> {
-    let mut hold = Interrupted::new(&condition.mutex);
+    let mut hold = Interrupted::new(&condition.mutex, guard.unseen());
     let mut waiter = Waiter { condition, place: Some(condition.table.register()) };
     while let Some(place) = &mut waiter.place {
         guard.held = false;
@@ -25,7 +25,7 @@ pub(super) async fn wait(condition: &Condition, guard: &mut ConditionGuard<'_>) 
             waiter.place = None;
         }
     }
-    guard.died = hold.died.or(guard.died);
+    guard.learn(hold.died);
     Ok(())
 }
 

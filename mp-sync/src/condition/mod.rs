@@ -6,6 +6,7 @@ mod asynchronous;
 mod mutex;
 mod table;
 
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr;
@@ -97,7 +98,7 @@ impl Condition {
     /// Those of [`Lock::lock`] or [`RLock::lock`].
     #[inline]
     pub fn lock(&self) -> Result<ConditionGuard<'_>> {
-        self.mutex.lock().map(|died| self.guard(died))
+        self.mutex.lock().map(|acquired| self.guard(acquired))
     }
 
     /// As [`lock`](Self::lock), without waiting.
@@ -105,7 +106,7 @@ impl Condition {
     /// # Errors
     /// [`Error::WouldBlock`] if somebody else holds it.
     pub fn try_lock(&self) -> Result<ConditionGuard<'_>> {
-        self.mutex.try_lock().map(|died| self.guard(died))
+        self.mutex.try_lock().map(|acquired| self.guard(acquired))
     }
 
     /// As [`lock`](Self::lock), for as long as `timeout`; zero means one attempt.
@@ -113,12 +114,20 @@ impl Condition {
     /// # Errors
     /// [`Error::Timeout`] if somebody else held it all the time.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<ConditionGuard<'_>> {
-        self.mutex.lock_timeout(timeout).map(|died| self.guard(died))
+        self.mutex.lock_timeout(timeout).map(|acquired| self.guard(acquired))
     }
 
     #[inline]
-    fn guard(&self, died: Option<DeadOwner>) -> ConditionGuard<'_> {
-        ConditionGuard { mutex: &self.mutex, died, held: true, thread: PhantomData }
+    fn guard(&self, acquired: Acquired) -> ConditionGuard<'_> {
+        let died = acquired.owner_died();
+        ConditionGuard {
+            mutex: &self.mutex,
+            acquired,
+            died,
+            seen: Cell::new(false),
+            held: true,
+            thread: PhantomData,
+        }
     }
 
     /// As [`lock`](Self::lock), without blocking the thread. Dropping the future ends the wait, and leaves the lock to others.
@@ -129,7 +138,7 @@ impl Condition {
     /// # Errors
     /// As for [`lock`](Self::lock); [`Error::Memory`] if the thread that watches over async waits cannot be started.
     pub async fn lock_async(&self) -> Result<ConditionGuard<'_>> {
-        self.mutex.lock_async().await.map(|died| self.guard(died))
+        self.mutex.lock_async().await.map(|acquired| self.guard(acquired))
     }
 
     /// Waits for the lock and holds it without a guard, until [`release`](Self::release).
@@ -283,18 +292,21 @@ impl Condition {
                 holder: "its guard lost it in a wait that was dropped".into(),
             });
         }
+        if !guard.acquired.is_ours() {
+            return Err(self.mutex.not_mine());
+        }
         self.mutex.check_mine()
     }
 
     fn wait_until(&self, guard: &mut ConditionGuard<'_>, deadline: Option<Deadline>) -> Result<bool> {
         self.check(guard)?;
-        let (told, died) = self.sleep(deadline);
-        guard.died = died.or(guard.died);
+        let (told, died) = self.sleep(deadline, guard.unseen());
+        guard.learn(died);
         Ok(told)
     }
 
-    fn sleep(&self, deadline: Option<Deadline>) -> (bool, Option<DeadOwner>) {
-        let mut hold = Interrupted::new(&self.mutex);
+    fn sleep(&self, deadline: Option<Deadline>, unseen: Option<DeadOwner>) -> (bool, Option<DeadOwner>) {
+        let mut hold = Interrupted::new(&self.mutex, unseen);
         let told = self.table.wait(&mut hold, deadline);
         (told, hold.died)
     }
@@ -309,7 +321,7 @@ impl Condition {
         let deadline = Deadline::from_timeout(timeout);
         self.mutex.check_mine()?;
         self.mutex.check_unguarded()?;
-        Ok(self.sleep(deadline))
+        Ok(self.sleep(deadline, None))
     }
 
     /// Tells up to `n` of those who wait, the longest waiting first; how many it told. This thread must have the lock.
@@ -358,7 +370,10 @@ impl fmt::Debug for Condition {
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct ConditionGuard<'a> {
     mutex: &'a Mutex,
+    acquired: Acquired,
     died: Option<DeadOwner>,
+    /// Somebody has asked for `died`.
+    seen: Cell<bool>,
     /// Not while a future waits, nor after that was dropped.
     held: bool,
     /// The hold is the thread's.
@@ -368,8 +383,24 @@ pub struct ConditionGuard<'a> {
 impl ConditionGuard<'_> {
     /// The process that died while it held the lock before us, when we took it or during a wait: look at the data before
     /// trusting it. The last one, if there were several.
+    ///
+    /// If nobody has asked by the time of the next wait, the next one to get the lock is told instead.
     pub fn owner_died(&self) -> Option<DeadOwner> {
+        self.seen.set(true);
         self.died
+    }
+
+    /// The death that nobody has asked for.
+    fn unseen(&self) -> Option<DeadOwner> {
+        self.died.filter(|_| !self.seen.get())
+    }
+
+    /// After a wait that ended with this news.
+    fn learn(&mut self, died: Option<DeadOwner>) {
+        if died.is_some() || !self.seen.get() {
+            self.died = died;
+            self.seen.set(false);
+        }
     }
 }
 
@@ -377,13 +408,13 @@ impl Drop for ConditionGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.held {
-            self.mutex.unlock();
+            self.mutex.unlock(&self.acquired);
         }
     }
 }
 
 impl fmt::Debug for ConditionGuard<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConditionGuard").field("owner_died", &self.owner_died()).finish()
+        f.debug_struct("ConditionGuard").field("owner_died", &self.died).finish()
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! If its holder is killed meanwhile, the waiter gets it and learns who died, as any other locker.
 
-use std::mem;
 use std::time::Duration;
 
 use mp_core::futex::wait;
@@ -10,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::table::Relock;
 use crate::error::{Error, Result};
-use crate::holder::DeadOwner;
+use crate::holder::{DeadOwner, Holder};
 use crate::lock::{Lock, LockGuard, describe_owner};
 use crate::patience::Patience;
-use crate::raw_lock::{Hold, RawLock, acquire_async};
+use crate::raw_lock::{Acquired, Hold, RawLock, acquire_async};
 use crate::rlock::RLock;
 
 pub(super) const WHAT: &str = "lock of a condition";
@@ -33,52 +32,51 @@ impl Mutex {
     }
 
     /// Takes it as a guard has it.
-    pub(super) fn lock(&self) -> Result<Option<DeadOwner>> {
+    pub(super) fn lock(&self) -> Result<Acquired> {
         match self {
-            Mutex::Plain(lock) => lock.lock().map(keep),
-            Mutex::Recursive(lock) => lock.acquire().map(|acquired| acquired.owner_died()),
+            Mutex::Plain(lock) => lock.lock().map(LockGuard::into_acquired),
+            Mutex::Recursive(lock) => lock.acquire(),
         }
     }
 
-    pub(super) fn try_lock(&self) -> Result<Option<DeadOwner>> {
+    pub(super) fn try_lock(&self) -> Result<Acquired> {
         match self {
-            Mutex::Plain(lock) => lock.try_lock().map(keep),
-            Mutex::Recursive(lock) => lock.try_acquire().map(|acquired| acquired.owner_died()),
+            Mutex::Plain(lock) => lock.try_lock().map(LockGuard::into_acquired),
+            Mutex::Recursive(lock) => lock.try_acquire(),
         }
     }
 
-    pub(super) fn lock_timeout(&self, timeout: Duration) -> Result<Option<DeadOwner>> {
+    pub(super) fn lock_timeout(&self, timeout: Duration) -> Result<Acquired> {
         match self {
-            Mutex::Plain(lock) => lock.lock_timeout(timeout).map(keep),
-            Mutex::Recursive(lock) => lock.acquire_timeout(timeout).map(|acquired| acquired.owner_died()),
+            Mutex::Plain(lock) => lock.lock_timeout(timeout).map(LockGuard::into_acquired),
+            Mutex::Recursive(lock) => lock.acquire_timeout(timeout),
         }
     }
 
-    pub(super) async fn lock_async(&self) -> Result<Option<DeadOwner>> {
-        let acquired = match self {
-            Mutex::Plain(lock) => acquire_async(lock.raw(), Hold::Guarded).await?,
-            Mutex::Recursive(lock) => lock.acquire_async().await?,
-        };
-        Ok(acquired.owner_died())
+    pub(super) async fn lock_async(&self) -> Result<Acquired> {
+        match self {
+            Mutex::Plain(lock) => acquire_async(lock.raw(), Hold::Guarded).await,
+            Mutex::Recursive(lock) => lock.acquire_async().await,
+        }
     }
 
     /// Ends what [`lock`](Self::lock) began. Does nothing in a child of a fork.
-    pub(super) fn unlock(&self) {
+    pub(super) fn unlock(&self, acquired: &Acquired) {
         match self {
-            Mutex::Plain(lock) => lock.raw().release_guarded(),
-            // Refused in a child of a fork.
-            Mutex::Recursive(lock) => drop(lock.release()),
+            Mutex::Plain(lock) => lock.raw().release_guarded(acquired),
+            Mutex::Recursive(lock) => lock.release_guarded(acquired),
         }
     }
 
     /// # Errors
     /// [`Error::NotHeld`] if this thread does not hold it, in whatever way.
     pub(super) fn check_mine(&self) -> Result<()> {
-        let raw = self.raw();
-        if raw.is_mine() {
-            return Ok(());
-        }
-        Err(Error::NotHeld { what: WHAT, holder: format!("its owner is {}", describe_owner(raw)) })
+        if self.raw().is_mine() { Ok(()) } else { Err(self.not_mine()) }
+    }
+
+    #[cold]
+    pub(super) fn not_mine(&self) -> Error {
+        Error::NotHeld { what: WHAT, holder: format!("its owner is {}", describe_owner(self.raw())) }
     }
 
     /// # Errors
@@ -92,36 +90,39 @@ impl Mutex {
     }
 }
 
-/// What a guard holds, without the guard.
-fn keep(guard: LockGuard<'_>) -> Option<DeadOwner> {
-    let died = guard.owner_died();
-    mem::forget(guard);
-    died
-}
-
 /// A hold that this thread has, whole or given up for a while.
 pub(super) struct Interrupted<'a> {
     mutex: &'a Mutex,
     /// What to restore: all the levels, or the kind of hold.
     depth: u32,
     hold: Hold,
-    /// Who died with the lock meanwhile.
+    /// Who died with the lock, which nobody has looked at yet: whoever gets it next is told if we give it up again.
     pub(super) died: Option<DeadOwner>,
 }
 
 impl<'a> Interrupted<'a> {
-    pub(super) fn new(mutex: &'a Mutex) -> Interrupted<'a> {
-        Interrupted { mutex, depth: 0, hold: Hold::Open, died: None }
+    pub(super) fn new(mutex: &'a Mutex, died: Option<DeadOwner>) -> Interrupted<'a> {
+        Interrupted { mutex, depth: 0, hold: Hold::Open, died }
     }
 }
 
 impl Relock for Interrupted<'_> {
     fn suspend(&mut self) {
+        if let Some(dead) = self.died.take() {
+            match self.mutex {
+                Mutex::Recursive(lock) => self.depth = lock.release_all_to(dead),
+                Mutex::Plain(lock) => {
+                    self.hold = if lock.raw().is_guarded() { Hold::Guarded } else { Hold::Open };
+                    lock.raw().leave_to(dead);
+                }
+            }
+            return;
+        }
         match self.mutex {
             Mutex::Recursive(lock) => self.depth = lock.release_all(),
             Mutex::Plain(lock) if lock.raw().release().is_err() => {
                 self.hold = Hold::Guarded;
-                lock.raw().release_guarded();
+                lock.raw().release_guarded(&Acquired::by(Holder::current()));
             }
             Mutex::Plain(_) => self.hold = Hold::Open,
         }

@@ -266,9 +266,7 @@ impl Table {
             self.leave_crowd();
         }
         lock.clear_thread();
-        if let Some(dead) = guard.owner_died() {
-            lock.pass_on(dead);
-        }
+        guard.pass_on();
     }
 
     fn leave_crowd(&self) {

@@ -42,7 +42,6 @@ impl Waiter<'_> {
     fn attempt(&mut self, hold: Hold) -> Result<Acquired, u32> {
         let lock = self.lock;
         let me = Holder::current();
-        let mine = me.bits() | hold.bits();
         loop {
             // Before the owner: a release that we do not see there must be seen here.
             let turn = lock.turn.load(Acquire);
@@ -50,7 +49,7 @@ impl Waiter<'_> {
             if word & Holder::MASK == 0 && (word & STARVING == 0 || self.asleep_since.is_some()) {
                 // One who was woken sets the flag: the wake-up was for all who sleep.
                 let waiters = if self.asleep_since.is_some() { WAITERS } else { word & WAITERS };
-                match lock.take(word, mine | waiters) {
+                match lock.take(word, me, hold.bits() | waiters) {
                     None => continue,
                     Some(acquired) => return Ok(self.served(acquired)),
                 }

@@ -133,13 +133,31 @@ impl fmt::Debug for Semaphore {
     }
 }
 
+// The first look is apart, so that what it finds never goes through memory.
+
 #[inline]
 fn acquire<'a>(table: &'a Table, what: &'static str) -> Result<Permit<'a>> {
+    match table.permits().take_first() {
+        Some(taken) => Ok(Permit { table, taken }),
+        None => acquire_slow(table, what),
+    }
+}
+
+#[cold]
+fn acquire_slow<'a>(table: &'a Table, what: &'static str) -> Result<Permit<'a>> {
     permit(table, table.permits().acquire(None), || Error::WouldBlock { what })
 }
 
 #[inline]
 fn try_acquire<'a>(table: &'a Table, what: &'static str) -> Result<Permit<'a>> {
+    match table.permits().take_first() {
+        Some(taken) => Ok(Permit { table, taken }),
+        None => try_acquire_slow(table, what),
+    }
+}
+
+#[cold]
+fn try_acquire_slow<'a>(table: &'a Table, what: &'static str) -> Result<Permit<'a>> {
     permit(table, table.permits().try_acquire(), || Error::WouldBlock { what })
 }
 
@@ -148,7 +166,6 @@ fn acquire_timeout<'a>(table: &'a Table, what: &'static str, timeout: Duration) 
     permit(table, table.permits().acquire(Some(deadline)), || Error::Timeout { what })
 }
 
-#[inline]
 fn permit<'a>(
     table: &'a Table,
     taken: Result<Taken, Denied>,

@@ -148,25 +148,19 @@ impl Permits<'_> {
     /// Takes a permit as soon as there is one, or one whose holder is dead.
     ///
     /// A deadline that has passed means one attempt.
-    #[inline]
     pub fn acquire(self, deadline: Option<Deadline>) -> Result<Taken, Denied> {
-        let me = Holder::current();
-        let start = hint::get(self.head, self.words.len());
-        match self.take_at(start, FREE, me) {
-            Some(taken) => Ok(taken),
-            None => self.acquire_slow(me, deadline),
-        }
+        self.take_first().map_or_else(|| self.acquire_slow(Holder::current(), deadline), Ok)
     }
 
     /// Takes a permit if there is one, or one whose holder is found dead; holders are looked at every few milliseconds.
-    #[inline]
     pub fn try_acquire(self) -> Result<Taken, Denied> {
-        let me = Holder::current();
-        let start = hint::get(self.head, self.words.len());
-        match self.take_at(start, FREE, me) {
-            Some(taken) => Ok(taken),
-            None => self.try_slow(me),
-        }
+        self.take_first().map_or_else(|| self.try_slow(Holder::current()), Ok)
+    }
+
+    /// Takes a permit if there is one at the first look.
+    #[inline]
+    pub fn take_first(self) -> Option<Taken> {
+        self.take_at(hint::get(self.head, self.words.len()), FREE, Holder::current())
     }
 
     #[inline]
@@ -300,7 +294,7 @@ impl Permits<'_> {
     /// Gives a permit back. Does nothing in a child of a fork, which has but a copy.
     #[inline]
     pub fn give_back(self, taken: &Taken) {
-        if taken.holder != Holder::current() {
+        if !taken.holder.is_current() {
             return;
         }
         let Some(index) = taken.word() else { return self.give_back_nowhere() };
@@ -369,7 +363,7 @@ impl Permits<'_> {
 
     /// Makes what the caller holds a permit of nobody: gone until somebody [`release`](Self::release)s one.
     pub fn forget(self, taken: &Taken) {
-        if taken.holder != Holder::current() {
+        if !taken.holder.is_current() {
             return;
         }
         let Some(index) = taken.word() else { return self.forget_spare() };

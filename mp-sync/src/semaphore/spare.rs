@@ -156,7 +156,7 @@ impl Permits<'_> {
             self.repair();
         }
         let result = work();
-        self.head.lock.release_guarded();
+        self.head.lock.release_guarded(&acquired);
         Some(result)
     }
 
