@@ -122,6 +122,14 @@ impl<T: Pod> Array<T> {
         Ok(self.guard(self.lock.lock_timeout(timeout)?))
     }
 
+    /// As [`lock`](Self::lock), without blocking the thread; see [`Lock::lock_async`].
+    ///
+    /// # Errors
+    /// [`mp_sync::Error::Memory`] if the thread that watches over async waits cannot be started.
+    pub async fn lock_async(&self) -> Result<ValueGuard<'_, [T]>> {
+        Ok(self.guard(self.lock.lock_async().await?))
+    }
+
     /// Reads or writes some elements. That makes nothing good, so the next one is told of a dead owner, too.
     fn with<R>(&self, access: impl FnOnce(&mut [T]) -> R) -> Result<R> {
         let mut guard = self.lock()?;

@@ -126,6 +126,14 @@ impl<T: Pod> Value<T> {
         Ok(self.guard(self.lock.lock_timeout(timeout)?))
     }
 
+    /// As [`lock`](Self::lock), without blocking the thread; see [`Lock::lock_async`].
+    ///
+    /// # Errors
+    /// [`mp_sync::Error::Memory`] if the thread that watches over async waits cannot be started.
+    pub async fn lock_async(&self) -> Result<ValueGuard<'_, T>> {
+        Ok(self.guard(self.lock.lock_async().await?))
+    }
+
     /// The value, read under the lock. Whether an owner died is still told to the next one who locks it.
     ///
     /// # Errors

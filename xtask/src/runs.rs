@@ -71,4 +71,11 @@ pub const RUNS: &[Run] = &[
         target: Some("loom"),
         picks_tests: true,
     },
+    Run {
+        name: "loom models of locks",
+        args: &["-p", "mp-sync", "--release", "--lib", "loom"],
+        env: &[("RUSTFLAGS", "--cfg loom")],
+        target: Some("loom"),
+        picks_tests: true,
+    },
 ];

@@ -105,7 +105,7 @@ fn two_parties_pass_two_rounds_with_an_action() {
 fn one_who_finds_no_slot_gets_it_when_it_is_free() {
     explore(3, || {
         let memory = Memory::new(2, 1);
-        let rounds = |memory: &Memory| (0..3).for_each(|_| drop(memory.wait(None).unwrap()));
+        let rounds = |memory: &Memory| (0..3).for_each(|_| _ = memory.wait(None).unwrap());
         let other = start(2, &memory, rounds);
         rounds(&memory);
         other.join().unwrap();

@@ -146,7 +146,7 @@ fn after_one_who_was_told_is_dropped(heir: impl Fn(&Condition) + Sync) {
             let guard = condition.lock().unwrap();
             assert_eq!(condition.notify(1).unwrap(), 1);
             let start = Instant::now();
-            if n % 2 == 0 {
+            if n.is_multiple_of(2) {
                 drop(guard);
                 pause();
                 drop(told);

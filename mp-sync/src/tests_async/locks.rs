@@ -33,7 +33,7 @@ fn hundreds_of_futures_and_some_threads_share_a_lock() {
             for _ in 0..ROUNDS {
                 let guard = lock.lock_async().await.unwrap();
                 let seen = number.load(Relaxed);
-                if seen % 4 == 0 {
+                if seen.is_multiple_of(4) {
                     yield_now().await;
                 }
                 number.store(seen + 1, Relaxed);
@@ -189,7 +189,7 @@ fn after_a_starving_future_is_dropped<G>(hold: impl Fn() -> G, future: impl Fn()
         let mut tasks = Tasks::new([future()]);
         tasks.run_for(SETTLED);
         // Before or after it was reserved.
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             drop(tasks);
             drop(held);
         } else {
