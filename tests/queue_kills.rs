@@ -9,11 +9,14 @@ mod referee;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use common::{SOON, is_running};
 use mp_queue::Error;
-use multiprocess::{Handle, Queue, RawArray};
-use referee::{Worker, kills};
+use multiprocess::{Handle, JoinableQueue, Queue, RawArray};
+use referee::Worker;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Workers 0, 2 and 4 put, the others get.
@@ -153,6 +156,32 @@ impl<Q> Shop<Q> {
     }
 }
 
+/// Where workers count their panics: one may be killed while it tells of it.
+const PANICS: usize = 31;
+
+fn note_panics<T>(worker: &Worker<T>) {
+    let (board, tell) = (worker.board.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| {
+        board.words[PANICS].fetch_add(1, SeqCst);
+        tell(info);
+    }));
+}
+
+/// As the referee's, and nobody panicked.
+#[track_caller]
+fn kills<T, F>(name: &str, thing: &T, life: F, wake: impl Fn(&T))
+where
+    T: Clone + Serialize + DeserializeOwned,
+    F: Fn(Worker<T>) + Copy,
+{
+    let life = move |worker: Worker<T>| {
+        note_panics(&worker);
+        life(worker);
+    };
+    let board = referee::kills(name, thing, WORKERS, life, wake);
+    assert_eq!(board.words[PANICS].load(SeqCst), 0, "{name}: workers panicked");
+}
+
 fn put_for_life(worker: &mut Worker<Shop<Queue<Item>>>, files: u64) {
     let shop = worker.thing.clone();
     let me = worker.number as u64;
@@ -222,20 +251,66 @@ fn close(shop: &Shop<Queue<Item>>) {
 #[test]
 fn na_02_na_13_a_bounded_queue() {
     let shop = Shop::new(Queue::bounded(8).expect("a queue"));
-    kills("bounded queue", &shop, WORKERS, |worker| trade(worker, 0), close);
+    kills("bounded queue", &shop, |worker| trade(worker, 0), close);
     shop.close_the_books("bounded queue");
 }
 
 #[test]
 fn na_02_na_13_a_bounded_queue_of_items_with_files() {
     let shop = Shop::new(Queue::bounded(8).expect("a queue"));
-    kills("bounded queue with files", &shop, WORKERS, |worker| trade(worker, 60), close);
+    kills("bounded queue with files", &shop, |worker| trade(worker, 60), close);
     shop.close_the_books("bounded queue with files");
 }
 
 #[test]
 fn na_02_na_13_an_unbounded_queue() {
     let shop = Shop::new(Queue::unbounded().expect("a queue"));
-    kills("unbounded queue", &shop, WORKERS, |worker| trade(worker, 10), close);
+    kills("unbounded queue", &shop, |worker| trade(worker, 10), close);
     shop.close_the_books("unbounded queue");
+}
+
+/// Who dies owing `task_done` is told of, and no debt is forgotten or counted twice.
+#[test]
+fn a_joinable_queue() {
+    let queue = JoinableQueue::<u64>::bounded(20).expect("a queue");
+    let life = |mut worker: Worker<JoinableQueue<u64>>| {
+        let queue = worker.thing.clone();
+        let told = |error: Error| match error {
+            Error::ConsumerDied { pid, owed } => assert!(!is_running(pid) && owed > 0),
+            Error::Timeout { unfinished } => assert!(unfinished > 0),
+            error => panic!("{error:#}"),
+        };
+        while worker.goes_on() {
+            match worker.number {
+                0 | 1 => match worker.wait(|queue| queue.put_many(0..5)) {
+                    Ok(()) | Err(Error::Closed) => {}
+                    Err(error) => panic!("{error:#}"),
+                },
+                2 => worker.wait(|queue| queue.join_timeout(Duration::from_millis(5))).unwrap_or_else(told),
+                _ => break,
+            }
+        }
+        while worker.number > 2 {
+            let most = worker.random.below(BATCH) as usize + 1;
+            let Ok(items) = worker.wait(|queue| queue.get_many(most)) else {
+                assert!(!worker.goes_on(), "it was closed by nobody");
+                return;
+            };
+            for _ in items {
+                worker.dawdle();
+                queue.task_done().expect("one that this process got");
+            }
+        }
+    };
+    let close = |queue: &JoinableQueue<u64>| queue.close().expect("closed");
+    kills("joinable queue", &queue, life, close);
+    assert!(queue.is_empty());
+    loop {
+        match queue.join_timeout(SOON) {
+            Ok(()) => break,
+            Err(Error::ConsumerDied { .. }) => {}
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+    assert!(queue.unfinished() == 0 && matches!(queue.task_done(), Err(Error::TooManyDone)));
 }

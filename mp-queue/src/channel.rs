@@ -288,3 +288,6 @@ fn nap(doze: &Doze<'_>, spin: &Spin, wait: Wait) {
         doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,7 +55,7 @@ impl<T> JoinableQueue<T> {
     /// # Errors
     /// [`Error::TooManyDone`](crate::Error::TooManyDone) if no item is unfinished.
     pub fn task_done(&self) -> Result<()> {
-        self.ledger.done(self.queue.channel().ring().written())
+        self.ledger.done(self.queue.channel().ring())
     }
 
     /// Waits until every item that was put is done.
@@ -81,7 +81,7 @@ impl<T> JoinableQueue<T> {
 
     /// How many items were put and are not done.
     pub fn unfinished(&self) -> usize {
-        self.ledger.unfinished(self.queue.channel().ring().written()) as usize
+        self.ledger.unfinished(self.queue.channel().ring()) as usize
     }
 
     /// How many items are in it.

@@ -170,14 +170,16 @@ impl Ledger {
         true
     }
 
-    /// One item less to do, of `put` items ever put.
-    pub fn done(&self, put: u64) -> Result<()> {
-        self.done_by(ProcessId::current().to_word(), put)
+    /// One item less to do, of those in `ring`.
+    pub fn done(&self, ring: &Ring<RawLock>) -> Result<()> {
+        self.done_by(ProcessId::current().to_word(), ring)
     }
 
-    fn done_by(&self, me: u64, put: u64) -> Result<()> {
+    fn done_by(&self, me: u64, ring: &Ring<RawLock>) -> Result<()> {
         loop {
             let last = self.last();
+            // In this order: what is done was put.
+            let put = ring.written();
             if last.count() >= put {
                 return Err(Error::TooManyDone);
             }
@@ -192,9 +194,10 @@ impl Ledger {
         }
     }
 
-    /// How many of `put` items are unfinished.
-    pub fn unfinished(&self, put: u64) -> u64 {
-        put.saturating_sub(Last(self.words[LAST].load(Acquire)).count())
+    /// How many items that were put into `ring` are unfinished.
+    pub fn unfinished(&self, ring: &Ring<RawLock>) -> u64 {
+        let done = Last(self.words[LAST].load(Acquire)).count();
+        ring.written().saturating_sub(done)
     }
 
     /// Sees what became of the items that somebody was about to take, `got` having been taken; for the holder of the lock.
@@ -234,7 +237,10 @@ impl Ledger {
                 self.write_off(put)?;
             }
             if deadline.is_some_and(Deadline::has_passed) {
-                return Err(Error::Timeout { unfinished: self.unfinished(put) });
+                return match self.unfinished(ring) {
+                    0 => Ok(()),
+                    unfinished => Err(Error::Timeout { unfinished }),
+                };
             }
             wait(&self.turn[0], turn, Some(Deadline::within(deadline, SLICE)));
         }

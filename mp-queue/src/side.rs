@@ -109,6 +109,12 @@ impl Side {
         Err(Error::HandlesLost)
     }
 
+    /// The socket of the putters.
+    #[cfg(test)]
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.0.put.as_fd()
+    }
+
     /// Drops what no item will ask for: for the holder of the getters' lock, while the queue is empty and nobody puts.
     pub fn drain(&self) -> Result<()> {
         while self.peek()?.is_some() {
