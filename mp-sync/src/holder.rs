@@ -27,7 +27,7 @@ impl Holder {
         Holder(ProcessId::current_word())
     }
 
-    /// Whether it is this process.
+    /// Whether it, which is somebody, is this process.
     #[cfg(not(loom))]
     #[inline]
     pub(crate) fn is_current(self) -> bool {
@@ -60,7 +60,7 @@ impl Holder {
     /// Whether it is a process that runs no more. Some microseconds.
     #[cfg(not(loom))]
     pub(crate) fn has_died(self) -> bool {
-        !self.is_current() && self.process().is_some_and(|process| !process.is_alive())
+        self.process().is_some_and(|process| !self.is_current() && !process.is_alive())
     }
 }
 

@@ -372,7 +372,8 @@ impl RawLock {
     #[inline]
     pub(crate) fn is_mine(&self) -> bool {
         let word = self.owner.load(Relaxed);
-        Holder::in_word(word).is_current()
+        word & Holder::MASK != 0
+            && Holder::in_word(word).is_current()
             && word & RECOVERING == 0
             && thread::is_known(self.thread.load(Relaxed))
     }
