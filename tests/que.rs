@@ -292,7 +292,7 @@ fn que_10_close_ends_all_waits() {
 
 #[test]
 fn que_11_a_putter_ends_although_nobody_reads() {
-    // NA-09: nothing waits for a reader, and all is there afterwards.
+    // NA-9: nothing waits for a reader, and all is there afterwards.
     for_each_method(|context| {
         let queue = Queue::<Vec<u8>>::unbounded().expect("a queue");
         let child = |queue: Queue<Vec<u8>>| {
