@@ -182,6 +182,56 @@ fn a_dropped_future_takes_no_permit_and_no_wake_up_along() {
     assert_eq!(semaphore.get_value(), 1);
 }
 
+/// Somebody holds all there is, a future waits, and at last a thread. The wake-up is the future's: how long it is until the
+/// thread has what the future does not keep.
+fn after_a_future_was_served<H, G>(
+    hold: impl Fn() -> H,
+    wait: impl Fn() + Sync,
+    future: impl Fn() -> Task<'static, G>,
+    keeps: bool,
+) {
+    let round = |_| {
+        let held = hold();
+        let mut tasks = Tasks::new([future()]);
+        tasks.turn();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                wait();
+                Instant::now()
+            });
+            tasks.run_for(SETTLED);
+            let released = Instant::now();
+            drop(held);
+            tasks.run_until(1);
+            if !keeps {
+                tasks.done.clear();
+            }
+            waiter.join().unwrap().duration_since(released)
+        })
+    };
+    let median = median((0..15).map(round).collect());
+    assert!(median < PROMPT, "{median:?}: it was found at the end of a slice");
+}
+
+#[test]
+fn a_future_that_was_woken_has_others_woken() {
+    let lock: &'static Lock = Box::leak(Box::new(Lock::new().unwrap()));
+    after_a_future_was_served(
+        || lock.lock().unwrap(),
+        || drop(lock.lock().unwrap()),
+        || Box::pin(async { lock.lock_async().await.unwrap() }),
+        false,
+    );
+    // Two permits come back at the same time, and the first one wakes.
+    let semaphore: &'static Semaphore = Box::leak(Box::new(Semaphore::new(2).unwrap()));
+    after_a_future_was_served(
+        || [(); 2].map(|()| semaphore.acquire().unwrap()),
+        || drop(semaphore.acquire().unwrap()),
+        || Box::pin(async { semaphore.acquire_async().await.unwrap() }),
+        true,
+    );
+}
+
 /// A future that was overtaken for long, and is dropped: how long it is until a newcomer has what is free.
 fn after_a_starving_future_is_dropped<G>(hold: impl Fn() -> G, future: impl Fn() -> Task<'static, ()>) {
     let round = |n: u32| {
