@@ -6,14 +6,15 @@
 //! repaired then, because all that a putter or getter does becomes true by the one exchange that publishes it. Nobody
 //! sleeps while holding a lock, and nobody sleeps longer than [`SLICE`] without looking again.
 
+use std::hint::spin_loop;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mp_core::deadline::Deadline;
 use mp_core::message::{Fds, SharedFd};
-use mp_core::ring::{Doze, Ring, Staged};
+use mp_core::ring::{Next, Reader, Ring, Staged};
 use mp_core::spin::Spin;
-use mp_sync::RawLock;
+use mp_sync::{RawGuard, RawLock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -22,6 +23,11 @@ use crate::side::{Sent, Side};
 
 /// How long a sleeper sleeps at most: a death is noticed within 100 ms.
 pub(crate) const SLICE: Duration = Duration::from_millis(60);
+
+/// So many places a putter that spins waits for, if there are that many, looking at most so often with so long between.
+const BATCH: u64 = 16;
+const PATIENCE: u32 = 16;
+const PAUSES: u32 = 4;
 
 /// How long a call waits.
 #[derive(Clone, Copy)]
@@ -59,9 +65,25 @@ pub(crate) struct Parcel<'a> {
     pub fds: Fds,
 }
 
-/// What becomes of an item: gets a function that appends its bytes to a buffer, and its descriptors.
-pub(crate) type Each<'a> =
-    dyn FnMut(&mut dyn FnMut(&mut Vec<u8>) -> Result<()>, Result<Fds>) -> Result<()> + 'a;
+/// An item that is still in the ring, under the lock.
+pub(crate) struct Found<'a> {
+    reader: &'a Reader<'a, RawLock>,
+    next: &'a Next,
+}
+
+impl Found<'_> {
+    /// Appends its bytes.
+    #[inline]
+    pub fn read(&self, bytes: &mut Vec<u8>) -> Result<()> {
+        Ok(self.reader.read(self.next, 0, bytes)?)
+    }
+
+    /// The item itself, if it is a vector of numbers.
+    #[inline]
+    pub fn read_whole<T>(&self) -> Result<Option<T>> {
+        Ok(self.reader.read_whole(self.next)?)
+    }
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Channel {
@@ -88,8 +110,64 @@ impl Channel {
         })
     }
 
+    #[inline]
     pub fn ring(&self) -> &Ring<RawLock> {
         &self.ring
+    }
+
+    /// Puts one item without descriptors, whose bytes are `parts`.
+    #[inline]
+    pub fn put_one(&self, parts: &[&[u8]], wait: Wait) -> Result<()> {
+        loop {
+            match self.try_put_one(parts, wait) {
+                Err(Error::Full) => self.wait_for_room(wait)?,
+                result => return result,
+            }
+        }
+    }
+
+    #[inline]
+    fn try_put_one(&self, parts: &[&[u8]], wait: Wait) -> Result<()> {
+        let Some(held) = self.ring.put_lock().guard(wait.deadline()) else { return Err(Error::Full) };
+        let mut writer = self.ring.writer(&held)?;
+        match writer.stage(parts, 0)? {
+            Staged::Yes => {
+                writer.publish();
+                Ok(())
+            }
+            Staged::Full => Err(Error::Full),
+            Staged::Closed => Err(Error::Closed),
+        }
+    }
+
+    /// Until there may be room.
+    #[cold]
+    fn wait_for_room(&self, wait: Wait) -> Result<()> {
+        if wait.is_over() {
+            return Err(Error::Full);
+        }
+        let doze = self.ring.doze_until_got();
+        let limit = self.ring.limit();
+        if self.ring.len() < limit || self.ring.is_closed() {
+            return Ok(());
+        }
+        // A getter that is at it makes room for more soon: going on at the first place would only be in its way.
+        let (wanted, mut looks) = ((limit / 4).clamp(1, BATCH), 0);
+        let spun = self.local.put.until_beside(self.ring.is_apart(true), || {
+            if !doze.is_over() {
+                return false;
+            }
+            looks += 1;
+            if looks == PATIENCE || limit.saturating_sub(self.ring.len()) >= wanted {
+                return true;
+            }
+            (0..PAUSES).for_each(|_| spin_loop());
+            false
+        });
+        if !spun {
+            doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
+        }
+        Ok(())
     }
 
     /// Puts all `parcels`, as many at once as there is room for; how many were put before an error.
@@ -107,7 +185,9 @@ impl Channel {
                     if wait.is_over() {
                         return (done, Err(Error::Full));
                     }
-                    nap(&doze, &self.local.put, wait);
+                    if !self.local.put.until_beside(self.ring.is_apart(true), || doze.is_over()) {
+                        doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
+                    }
                 }
                 (put, result) => return (done + put, result),
             }
@@ -167,22 +247,47 @@ impl Channel {
 
     /// Gets up to `most` items, at least one: calls `each` with the bytes and descriptors of each, under the lock, before
     /// they are taken.
-    pub fn get(&self, most: usize, wait: Wait, taken: &dyn Fn(u64), each: &mut Each<'_>) -> Result<()> {
+    #[inline]
+    pub fn get(
+        &self,
+        most: usize,
+        wait: Wait,
+        taken: impl Fn(u64),
+        mut each: impl FnMut(Found<'_>, Result<Fds>) -> Result<()>,
+    ) -> Result<()> {
         loop {
-            match self.try_get(most, wait, taken, each) {
-                Err(Error::Empty) => {}
-                result => return result,
-            }
-            let doze = self.ring.doze_until_put();
-            match self.try_get(most, wait, taken, each) {
-                Err(Error::Empty) if !wait.is_over() => nap(&doze, &self.local.get, wait),
+            match self.try_get(most, wait, &taken, &mut each) {
+                Err(Error::Empty) => self.wait_for_item(wait)?,
                 result => return result,
             }
         }
     }
 
+    /// Until there may be an item, or the queue is closed.
+    #[cold]
+    fn wait_for_item(&self, wait: Wait) -> Result<()> {
+        if wait.is_over() {
+            return Err(Error::Empty);
+        }
+        let doze = self.ring.doze_until_put();
+        if !self.ring.is_empty() || self.ring.is_closed() {
+            return Ok(());
+        }
+        if !self.local.get.until_beside(self.ring.is_apart(false), || doze.is_over()) {
+            doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
+        }
+        Ok(())
+    }
+
     /// As [`get`](Self::get), without waiting for an item.
-    pub fn try_get(&self, most: usize, wait: Wait, taken: &dyn Fn(u64), each: &mut Each<'_>) -> Result<()> {
+    #[inline]
+    fn try_get(
+        &self,
+        most: usize,
+        wait: Wait,
+        taken: &impl Fn(u64),
+        each: &mut impl FnMut(Found<'_>, Result<Fds>) -> Result<()>,
+    ) -> Result<()> {
         let Some(held) = self.ring.get_lock().guard(wait.deadline()) else { return Err(Error::Empty) };
         // Before the look at the items: who closed it has put nothing since.
         let closed = self.ring.is_closed();
@@ -194,7 +299,7 @@ impl Channel {
                 0 => Ok(Fds::new()),
                 attempt => self.side.receive(next.number, attempt),
             };
-            each(&mut |bytes| Ok(reader.read(&next, 0, bytes)?), fds)?;
+            each(Found { reader: &reader, next: &next }, fds)?;
             reader.pass(&next);
             got += 1;
         }
@@ -204,11 +309,18 @@ impl Channel {
         taken(got as u64);
         let give_back = reader.should_give_back();
         reader.publish();
-        if give_back && let Some(put_held) = self.ring.put_lock().try_guard() {
-            // If it does not work now, the next getter tries again.
-            let _ = self.ring.give_back(&put_held, &held);
+        if give_back {
+            self.give_back(&held);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn give_back(&self, held: &RawGuard<'_>) {
+        if let Some(put_held) = self.ring.put_lock().try_guard() {
+            // If it does not work now, the next getter tries again.
+            let _ = self.ring.give_back(&put_held, held);
+        }
     }
 
     pub fn ready_fd(&self) -> Result<SharedFd> {
@@ -220,12 +332,5 @@ impl Channel {
             self.ring.close(&held)?;
         }
         Ok(())
-    }
-}
-
-/// A short spin while that pays, then a sleep.
-fn nap(doze: &Doze<'_>, spin: &Spin, wait: Wait) {
-    if !spin.until(|| doze.is_over()) {
-        doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
     }
 }

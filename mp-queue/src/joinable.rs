@@ -154,7 +154,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// # Errors
     /// As for [`Queue::get`].
     pub fn get(&self) -> Result<T> {
-        self.queue.get_within(Wait::Until(None), &|items| self.ledger.take(items))
+        self.queue.get_within(Wait::Until(None), |items| self.ledger.take(items))
     }
 
     /// See [`Queue::try_get`].
@@ -162,7 +162,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// # Errors
     /// As for [`Queue::try_get`].
     pub fn try_get(&self) -> Result<T> {
-        self.queue.get_within(Wait::Not, &|items| self.ledger.take(items))
+        self.queue.get_within(Wait::Not, |items| self.ledger.take(items))
     }
 
     /// See [`Queue::get_timeout`].
@@ -170,7 +170,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// # Errors
     /// As for [`Queue::get_timeout`].
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
-        self.queue.get_within(Wait::timeout(timeout), &|items| self.ledger.take(items))
+        self.queue.get_within(Wait::timeout(timeout), |items| self.ledger.take(items))
     }
 
     /// See [`Queue::get_many`].
@@ -178,7 +178,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// # Errors
     /// As for [`Queue::get_many`].
     pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
-        self.queue.get_many_within(most, Wait::Until(None), &|items| self.ledger.take(items))
+        self.queue.get_many_within(most, Wait::Until(None), |items| self.ledger.take(items))
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use mp_core::codec::whole;
 use mp_core::message::{Fds, SharedFd, decode_from, encode_into};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -155,10 +156,17 @@ impl<T: Serialize> Queue<T> {
         self.put_within(&item, Wait::timeout(timeout))
     }
 
+    #[inline]
     pub(crate) fn put_within(&self, item: &T, wait: Wait) -> Result<()> {
+        if let Some(numbers) = whole::split(item) {
+            return self.channel.put_one(&numbers.parts(), wait);
+        }
         scratch::with(|bytes| {
             let mut fds = Fds::new();
             encode_into(item, bytes, &mut fds).map_err(Error::Encode)?;
+            if fds.is_plain() {
+                return self.channel.put_one(&[bytes], wait);
+            }
             self.channel.put(&mut [Parcel { bytes, fds }], wait).1
         })
     }
@@ -208,7 +216,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// [`Error::Closed`] if the queue is closed and empty; [`Error::Decode`] and [`Error::HandlesLost`] for an item that is
     /// gone; [`Error::Ground`] if there is no memory for the item, which then stays in the queue.
     pub fn get(&self) -> Result<T> {
-        self.get_within(Wait::Until(None), &|_| {})
+        self.get_within(Wait::Until(None), |_| {})
     }
 
     /// As [`get`](Self::get), without waiting.
@@ -216,7 +224,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`Error::Empty`] if there is no item; otherwise as for [`get`](Self::get).
     pub fn try_get(&self) -> Result<T> {
-        self.get_within(Wait::Not, &|_| {})
+        self.get_within(Wait::Not, |_| {})
     }
 
     /// As [`get`](Self::get), for as long as `timeout`, whatever other processes do; zero means one attempt.
@@ -224,18 +232,26 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`Error::Empty`] if no item came in time; otherwise as for [`get`](Self::get).
     pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
-        self.get_within(Wait::timeout(timeout), &|_| {})
+        self.get_within(Wait::timeout(timeout), |_| {})
     }
 
-    pub(crate) fn get_within(&self, wait: Wait, taken: &dyn Fn(u64)) -> Result<T> {
+    #[inline]
+    pub(crate) fn get_within(&self, wait: Wait, taken: impl Fn(u64)) -> Result<T> {
         scratch::with(|bytes| {
-            let mut handles = Ok(Fds::new());
-            self.channel.get(1, wait, taken, &mut |read, fds| {
+            let (mut whole, mut handles) = (None, Ok(Fds::new()));
+            self.channel.get(1, wait, taken, |found, fds| {
+                whole = found.read_whole()?;
+                if whole.is_some() {
+                    return Ok(());
+                }
                 handles = fds;
                 bytes.clear();
-                read(bytes)
+                found.read(bytes)
             })?;
-            decode_from(bytes, &mut handles?).map_err(Error::Decode)
+            match whole {
+                Some(item) => Ok(item),
+                None => decode_from(bytes, &mut handles?).map_err(Error::Decode),
+            }
         })
     }
 
@@ -245,7 +261,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// As for [`get`](Self::get). If one of several cannot be decoded, the error is given and the others are gone with it;
     /// get such items one by one.
     pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
-        self.get_many_within(most, Wait::Until(None), &|_| {})
+        self.get_many_within(most, Wait::Until(None), |_| {})
     }
 
     /// As [`get_many`](Self::get_many), without waiting.
@@ -253,7 +269,7 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`Error::Empty`] if there is no item; otherwise as for [`get_many`](Self::get_many).
     pub fn try_get_many(&self, most: usize) -> Result<Vec<T>> {
-        self.get_many_within(most, Wait::Not, &|_| {})
+        self.get_many_within(most, Wait::Not, |_| {})
     }
 
     /// As [`get_many`](Self::get_many), for as long as `timeout`.
@@ -261,18 +277,18 @@ impl<T: DeserializeOwned> Queue<T> {
     /// # Errors
     /// [`Error::Empty`] if no item came in time; otherwise as for [`get_many`](Self::get_many).
     pub fn get_many_timeout(&self, most: usize, timeout: Duration) -> Result<Vec<T>> {
-        self.get_many_within(most, Wait::timeout(timeout), &|_| {})
+        self.get_many_within(most, Wait::timeout(timeout), |_| {})
     }
 
-    pub(crate) fn get_many_within(&self, most: usize, wait: Wait, taken: &dyn Fn(u64)) -> Result<Vec<T>> {
+    pub(crate) fn get_many_within(&self, most: usize, wait: Wait, taken: impl Fn(u64)) -> Result<Vec<T>> {
         if most == 0 {
             return Ok(Vec::new());
         }
         scratch::with(|bytes| {
             let mut items = Vec::new();
-            self.channel.get(most, wait, taken, &mut |read, fds| {
+            self.channel.get(most, wait, taken, |found, fds| {
                 let start = bytes.len();
-                read(bytes)?;
+                found.read(bytes)?;
                 items.push((start..bytes.len(), fds));
                 Ok(())
             })?;
