@@ -259,10 +259,11 @@ impl<L: InSharedMemory> Ring<L> {
         }
     }
 
-    /// Says where this side is, now and then; not for each record, because that would cost as much as the rest.
+    /// Says where this side is after it published up to `number`: to one who had fallen asleep always, else now and then,
+    /// because it would cost as much as the rest.
     #[inline]
-    fn note_cpu_sometimes(&self, writer: bool, number: u64) {
-        if number.is_multiple_of(64) {
+    fn note_cpu_sometimes(&self, writer: bool, number: u64, slept: bool) {
+        if slept || number.is_multiple_of(64) {
             self.note_cpu(writer);
         }
     }

@@ -69,9 +69,9 @@ impl Published {
         Progress { items: items.load(Relaxed), place: place.load(Relaxed) }
     }
 
-    /// For the owner: publishes, and wakes up to `sleepers` who wait for that.
+    /// For the owner: publishes, and wakes up to `sleepers` who wait for that; whether somebody may have waited.
     #[inline]
-    pub fn publish(&self, progress: Progress, sleepers: u32) {
+    pub fn publish(&self, progress: Progress, sleepers: u32) -> bool {
         let before = self.word.load(Relaxed);
         let number = (before >> NUMBER).wrapping_add(1);
         let [items, place] = &self.records[(number & 1) as usize];
@@ -79,9 +79,11 @@ impl Published {
         items.store(progress.items, Release);
         place.store(progress.place, Release);
         let old = self.word.swap(number << NUMBER, AcqRel);
-        if old & SLEEPER != 0 {
+        let slept = old & SLEEPER != 0;
+        if slept {
             self.rouse(sleepers);
         }
+        slept
     }
 
     #[cold]

@@ -137,10 +137,10 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         if self.taken == 0 {
             return;
         }
-        self.ring.note_cpu_sometimes(false, self.items);
         let header = self.ring.header();
         let progress = Progress { items: self.items, place: self.at.word() };
-        header.got.publish(progress, self.taken);
+        let slept = header.got.publish(progress, self.taken);
+        self.ring.note_cpu_sometimes(false, self.items, slept);
         if self.left {
             header.left.store(1, Relaxed);
         }

@@ -95,9 +95,9 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
         if self.staged == 0 {
             return;
         }
-        self.ring.note_cpu_sometimes(true, self.items);
         let progress = Progress { items: self.items, place: self.at.word() };
-        self.ring.header().put.publish(progress, self.staged);
+        let slept = self.ring.header().put.publish(progress, self.staged);
+        self.ring.note_cpu_sometimes(true, self.items, slept);
         if self.ring.header().left.load(Relaxed) != 0 {
             self.ring.release_left();
         }
