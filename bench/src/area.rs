@@ -2,7 +2,7 @@
 
 use crate::options::Options;
 use crate::record::{Record, Sink};
-use crate::{fsqueue, mutex, pool, process, shm, sync};
+use crate::{fsqueue, mutex, pipe, pool, process, queue, shm, sync};
 use anyhow::Result;
 
 /// A part of the library and what it is measured against.
@@ -150,6 +150,39 @@ pub const AREAS: &[Area] = &[
         ],
     },
     Area {
+        name: "queue",
+        here: queue::measure,
+        limits: "queue",
+        python: &[Python::multiprocessing(&["--only", "queue_throughput,queue_4to4,queue_pingpong"])],
+        rows: &[
+            Row::new("queue.1to1.16B").limit(RING).goal(Goal::Limit(1.0 / 0.4)),
+            Row::new("queue.1to1.16B_vec"),
+            Row::new("queue.1to1.1KiB").limit(RING),
+            Row::new("queue.1to1.64KiB").limit(RING).goal(Goal::Limit(1.0 / 0.6)),
+            Row::new("queue.1to1.1MiB").limit(RING).goal(Goal::Limit(1.0 / 0.6)),
+            Row::new("queue.4to4.64B").goal(Goal::Rate(4e6)),
+            Row::new("queue.pingpong.64B.p50").limit(queue::SLOT).goal(Goal::Limit(1.5)),
+            Row::new("queue.pingpong.64B.p99").limit(queue::SLOT),
+            Row::new("queue.pingpong_asleep.64B.p50").limit(queue::SLOT).goal(Goal::Limit(1.15)),
+            Row::new("queue.pingpong_asleep.64B.p99").limit(queue::SLOT),
+        ],
+    },
+    Area {
+        name: "pipe",
+        here: pipe::measure,
+        // All limits of pipes are measured here, in turn.
+        limits: "pipe",
+        python: &[Python::multiprocessing(&["--only", "queue_pipe_throughput,queue_pingpong"])],
+        rows: &[
+            Row::new("pipe_bytes.1to1.16B").limit(pipe::STREAM),
+            Row::new("pipe_bytes.1to1.1KiB").limit(pipe::STREAM),
+            Row::new("pipe_bytes.1to1.64KiB").limit(pipe::STREAM),
+            Row::new("pipe_bytes.1to1.1MiB").limit(pipe::STREAM),
+            Row::new("pipe_bytes.pingpong.64B.p50").limit(pipe::STREAM),
+            Row::new("pipe_bytes.pingpong.64B.p99").limit(pipe::STREAM),
+        ],
+    },
+    Area {
         name: "pool",
         here: pool::measure,
         limits: "pool",
@@ -199,6 +232,9 @@ pub const AREAS: &[Area] = &[
 
 /// The limit of locks.
 const MUTEX: &str = mutex::VIA;
+
+/// The limit of what goes through queues.
+const RING: &str = "shm ring 256 KiB, spin";
 
 const SEMAPHORE: &str = "sem_t, shared";
 const CONDITION: &str = "pthread_cond, shared";

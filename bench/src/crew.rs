@@ -70,6 +70,75 @@ where
     Ok(done as f64 * 1e9 / (end - begin) as f64)
 }
 
+/// Has one process for each of `arguments` do `job` at the same time: how much the slowest path took, as a rate of `items`.
+pub fn rate_of<A, J>(options: &Options, items: u64, arguments: Vec<A>, job: J) -> Result<f64>
+where
+    A: Serialize + DeserializeOwned,
+    J: Fn(A) + Copy + Send + 'static,
+{
+    let job = move |argument: A, _: &Connection| -> Share {
+        let start = now();
+        job(argument);
+        (0, start, now())
+    };
+    let members = arguments.into_iter().enumerate();
+    let members = members
+        .map(|(index, argument)| start(options.pin, index, argument, job))
+        .collect::<Result<Vec<_>>>()?;
+    members.iter().try_for_each(|(_, gate)| gate.send(&()))?;
+    let shares = members.iter().map(|(child, _)| Ok(child.join()?)).collect::<Result<Vec<Share>>>()?;
+    let begin = shares.iter().map(|share| share.1).min().context("nobody")?;
+    let end = shares.iter().map(|share| share.2).max().context("nobody")?;
+    ensure!(end > begin, "nothing was done");
+    Ok(items as f64 * 1e9 / (end - begin) as f64)
+}
+
+/// Has one process do `job` beside this one.
+pub fn beside<A, R, J>(options: &Options, argument: A, job: J) -> Result<Process<R>>
+where
+    A: Serialize + DeserializeOwned,
+    R: Serialize + DeserializeOwned,
+    J: Fn(A) -> R + Copy + Send + 'static,
+{
+    let (child, gate) = start(options.pin, 0, argument, move |argument: A, _: &Connection| job(argument))?;
+    gate.send(&())?;
+    Ok(child)
+}
+
+/// Microseconds of each of `n` calls of `ask`, which another process answers as often by `echo`, after some that do not
+/// count; with a pause before each in which both fall asleep, if `asleep`.
+pub fn round_trips<A, J>(
+    options: &Options,
+    n: usize,
+    asleep: bool,
+    argument: A,
+    echo: J,
+    mut ask: impl FnMut(u64) -> Result<()>,
+) -> Result<Vec<f64>>
+where
+    A: Serialize + DeserializeOwned,
+    J: Fn(&A) + Copy + Send + 'static,
+{
+    let warm = if asleep { 5 } else { 500 };
+    let all = (n + warm) as u64;
+    let job = move |(argument, all): (A, u64), _: &Connection| (0..all).for_each(|_| echo(&argument));
+    let (child, gate) = start(options.pin, 0, (argument, all), job)?;
+    gate.send(&())?;
+    let mut times = Vec::with_capacity(n);
+    for index in 0..all {
+        if asleep {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let begin = now();
+        ask(index)?;
+        if index >= warm as u64 {
+            times.push((now() - begin) as f64 / 1e3);
+        }
+    }
+    child.join()?;
+    Ok(times)
+}
+
 /// Has `count` processes do `job` at the same time: what each returns.
 pub fn each<A, R, J>(options: &Options, count: usize, argument: &A, job: J) -> Result<Vec<R>>
 where

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 pub const USAGE: &str = "\
 usage: cargo xtask bench [AREA ..] [--quick] [--out DIR] [--pin same|split]
 
-  AREA          process, sync, shm, pool, fsqueue; all of them when none is given
+  AREA          process, sync, shm, queue, pipe, pool, fsqueue; all of them when none is given
   --quick       3 runs of fewer samples instead of 5: a smoke test, not a measurement
   --out DIR     where results.jsonl goes (default: target/bench)
   --pin same    every process on CPU 0

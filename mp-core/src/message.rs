@@ -140,6 +140,12 @@ impl Fds {
         self.slots.len()
     }
 
+    /// Whether there are no descriptors, and nothing to undo.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.slots.is_empty() && self.on_unsent.is_empty()
+    }
+
     /// Whether there are no descriptors.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()

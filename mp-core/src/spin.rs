@@ -5,12 +5,15 @@
 //! Waking a sleeper on another CPU costs tens of microseconds, so a spin of a few pays when the answer is already on
 //! its way. Where both sides share one CPU it only delays the other side: then there is none at all.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::hint;
 use std::time::{Duration, Instant};
 
 /// How long one spin lasts at most.
 const LONGEST: Duration = Duration::from_micros(5);
+/// How long a new try after some waits without a spin lasts, giving way to others: longer than it takes to wake a sleeper
+/// on another CPU, so that two who wait for each other find back to spinning though neither spins every time.
+const LONGEST_TRY: Duration = Duration::from_micros(100);
 /// Pauses between two looks at the clock.
 const PAUSES: u32 = 16;
 /// Failures in a row after which spins are left out.
@@ -34,20 +37,36 @@ pub struct Spin {
     failures: AtomicU32,
     /// How many waits were skipped last time.
     skipped: AtomicU32,
+    /// The last new try succeeded, but not soon.
+    trying: AtomicBool,
 }
 
 impl Spin {
     /// A spin that has learned nothing yet.
     pub const fn new() -> Spin {
-        Spin { skip: AtomicU32::new(0), failures: AtomicU32::new(0), skipped: AtomicU32::new(0) }
+        Spin {
+            skip: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+            skipped: AtomicU32::new(0),
+            trying: AtomicBool::new(false),
+        }
     }
 
     /// Calls `ready` until it is true or spinning does not pay any more; the last answer. Calls it at least once.
     ///
     /// The counts are hints: threads may share a `Spin`, and a lost update costs nothing.
-    pub fn until(&self, mut ready: impl FnMut() -> bool) -> bool {
+    pub fn until(&self, ready: impl FnMut() -> bool) -> bool {
+        self.until_beside(None, ready)
+    }
+
+    /// As [`until`](Self::until), for one who knows whether the one who is waited for runs on another CPU (`apart`): if not,
+    /// there is no spin this time; if so, it pays even if this thread may run on one CPU only.
+    pub fn until_beside(&self, apart: Option<bool>, mut ready: impl FnMut() -> bool) -> bool {
         if ready() {
             return true;
+        }
+        if apart == Some(false) {
+            return false;
         }
         let skip = self.skip.load(Relaxed);
         if skip > 0 {
@@ -56,10 +75,12 @@ impl Spin {
         }
         let failures = self.failures.load(Relaxed);
         // The first spin and each new try ask the system; the answer may change during a process's life.
-        if (failures == 0 || failures >= PATIENCE) && !more_than_one_cpu() {
+        if apart.is_none() && (failures == 0 || failures >= PATIENCE) && !more_than_one_cpu() {
             self.give_up();
             return false;
         }
+        let trying = failures >= PATIENCE || self.trying.load(Relaxed);
+        let limit = if trying { LONGEST_TRY } else { LONGEST };
         let start = Instant::now();
         loop {
             for _ in 0..PAUSES {
@@ -67,11 +88,20 @@ impl Spin {
                 if ready() {
                     self.failures.store(1, Relaxed);
                     self.skipped.store(0, Relaxed);
+                    // While the other one sleeps each time, this one keeps trying.
+                    let slow = trying && start.elapsed() >= LONGEST;
+                    if trying != slow || failures >= PATIENCE {
+                        self.trying.store(slow, Relaxed);
+                    }
                     return true;
                 }
             }
-            if start.elapsed() >= LONGEST {
+            let elapsed = start.elapsed();
+            if elapsed >= limit {
                 break;
+            }
+            if elapsed >= LONGEST {
+                std::thread::yield_now();
             }
         }
         if failures >= PATIENCE {
@@ -88,6 +118,7 @@ impl Spin {
         self.skipped.store(skipped, Relaxed);
         self.skip.store(skipped, Relaxed);
         self.failures.store(PATIENCE, Relaxed);
+        self.trying.store(false, Relaxed);
     }
 }
 

@@ -6,13 +6,13 @@
 //! repaired then, because all that a putter or getter does becomes true by the one exchange that publishes it. Nobody
 //! sleeps while holding a lock, and nobody sleeps longer than [`SLICE`] without looking again.
 
-use std::ops::Range;
+use std::hint::spin_loop;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mp_core::deadline::Deadline;
 use mp_core::message::{Fds, SharedFd};
-use mp_core::ring::{Doze, Ring, Staged};
+use mp_core::ring::{Next, Reader, Ring, Staged};
 use mp_core::spin::Spin;
 use mp_sync::{RawGuard, RawLock};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,11 @@ use crate::side::{Sent, Side};
 
 /// How long a sleeper sleeps at most: a death is noticed within 100 ms.
 pub(crate) const SLICE: Duration = Duration::from_millis(60);
+
+/// So many places a putter that spins waits for, if there are that many, looking at most so often with so long between.
+const BATCH: u64 = 16;
+const PATIENCE: u32 = 16;
+const PAUSES: u32 = 4;
 
 /// How long an attempt that does not wait lets another process finish its own.
 const MOMENT: Duration = Duration::from_millis(20);
@@ -56,6 +61,7 @@ impl Wait {
     }
 
     /// Takes a lock. Who has it gives it back soon, so an attempt that would not have been in vain gives it that moment.
+    #[inline]
     fn guard(self, lock: &RawLock, matters: impl Fn() -> bool) -> Option<RawGuard<'_>> {
         let Wait::Not = self else { return lock.guard(self.deadline()) };
         let held = lock.try_guard();
@@ -73,9 +79,6 @@ pub(crate) struct Parcel<'a> {
     pub fds: Fds,
 }
 
-/// What becomes of an item: where its bytes are in the buffer, and its descriptors.
-pub(crate) type Each<'a> = dyn FnMut(Range<usize>, Result<Fds>) + 'a;
-
 /// One who is told of items being taken, under the getters' lock.
 pub(crate) trait Witness {
     /// `items` more than `got` are about to be taken.
@@ -86,10 +89,59 @@ pub(crate) trait Witness {
 
 impl Witness for () {}
 
-/// Buffer and witness of a getter.
-pub(crate) struct Basket<'a> {
-    pub bytes: &'a mut Vec<u8>,
-    pub witness: &'a dyn Witness,
+/// What becomes of an item that was found.
+pub(crate) enum Fate {
+    /// It is taken, and the next one is looked at.
+    Taken,
+    /// It is taken, and that is enough.
+    Last,
+    /// It stays for another call.
+    Left,
+}
+
+/// An item that is still in the ring, under the lock.
+pub(crate) struct Found<'a> {
+    reader: &'a Reader<'a, RawLock>,
+    next: &'a Next,
+    side: &'a Side,
+}
+
+impl Found<'_> {
+    /// Appends its bytes.
+    #[inline]
+    pub fn read(&self, bytes: &mut Vec<u8>) -> Result<()> {
+        Ok(self.reader.read(self.next, 0, bytes)?)
+    }
+
+    /// Its descriptors, which are gone then: to be asked for last.
+    #[inline]
+    pub fn handles(&self) -> Result<Fds> {
+        match self.next.about {
+            0 => Ok(Fds::new()),
+            attempt => self.side.receive(self.next.number, attempt),
+        }
+    }
+
+    /// Its bytes, appended, and its descriptors, which are an error if they are lost. Such an item comes alone, so that it
+    /// costs no other: behind others it is left, and there is nothing.
+    pub fn gather(&self, bytes: &mut Vec<u8>, is_first: bool) -> Result<(Fate, Option<Result<Fds>>)> {
+        let start = bytes.len();
+        self.read(bytes)?;
+        match self.handles() {
+            Err(_) if !is_first => {
+                bytes.truncate(start);
+                Ok((Fate::Left, None))
+            }
+            Err(lost) => Ok((Fate::Last, Some(Err(lost)))),
+            handles => Ok((Fate::Taken, Some(handles))),
+        }
+    }
+
+    /// The item itself, if it is a vector of numbers.
+    #[inline]
+    pub fn read_whole<T>(&self) -> Result<Option<T>> {
+        Ok(self.reader.read_whole(self.next)?)
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,8 +169,67 @@ impl Channel {
         })
     }
 
+    #[inline]
     pub fn ring(&self) -> &Ring<RawLock> {
         &self.ring
+    }
+
+    /// Puts one item without descriptors, whose bytes are `parts`.
+    #[inline]
+    pub fn put_one(&self, parts: &[&[u8]], wait: Wait) -> Result<()> {
+        loop {
+            match self.try_put_one(parts, wait) {
+                Err(Error::Full) => self.wait_for_room(wait)?,
+                result => return result,
+            }
+        }
+    }
+
+    #[inline]
+    fn try_put_one(&self, parts: &[&[u8]], wait: Wait) -> Result<()> {
+        let Some(held) = wait.guard(self.ring.put_lock(), || self.may_put()) else { return Err(Error::Full) };
+        let mut writer = self.ring.writer(&held)?;
+        match writer.stage(parts, 0)? {
+            Staged::Yes if writer.publish() => Ok(()),
+            Staged::Yes => Err(Error::Closed),
+            Staged::Full => Err(Error::Full),
+            Staged::Closed => Err(Error::Closed),
+        }
+    }
+
+    /// Whether an attempt to put would not be in vain.
+    fn may_put(&self) -> bool {
+        self.ring.len() < self.ring.limit() || self.ring.is_closed()
+    }
+
+    /// Until there may be room.
+    #[cold]
+    fn wait_for_room(&self, wait: Wait) -> Result<()> {
+        if wait.is_over() {
+            return Err(Error::Full);
+        }
+        let doze = self.ring.doze_until_got();
+        let limit = self.ring.limit();
+        if self.ring.len() < limit || self.ring.is_closed() {
+            return Ok(());
+        }
+        // A getter that is at it makes room for more soon: going on at the first place would only be in its way.
+        let (wanted, mut looks) = ((limit / 4).clamp(1, BATCH), 0);
+        let spun = self.local.put.until_beside(self.ring.is_apart(true), || {
+            if !doze.is_over() {
+                return false;
+            }
+            looks += 1;
+            if looks == PATIENCE || limit.saturating_sub(self.ring.len()) >= wanted {
+                return true;
+            }
+            (0..PAUSES).for_each(|_| spin_loop());
+            false
+        });
+        if !spun {
+            doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
+        }
+        Ok(())
     }
 
     /// Puts all `parcels`, as many at once as there is room for; how many were put before an error.
@@ -136,7 +247,9 @@ impl Channel {
                     if wait.is_over() {
                         return (done, Err(Error::Full));
                     }
-                    nap(&doze, &self.local.put, wait);
+                    if !self.local.put.until_beside(self.ring.is_apart(true), || doze.is_over()) {
+                        doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
+                    }
                 }
                 (put, result) => return (done + put, result),
             }
@@ -145,8 +258,9 @@ impl Channel {
 
     /// Puts as many as there is room for.
     pub fn try_put(&self, parcels: &mut [Parcel<'_>], wait: Wait) -> (usize, Result<()>) {
-        let matters = || self.ring.len() < self.ring.limit() || self.ring.is_closed();
-        let Some(held) = wait.guard(self.ring.put_lock(), matters) else { return (0, Err(Error::Full)) };
+        let Some(held) = wait.guard(self.ring.put_lock(), || self.may_put()) else {
+            return (0, Err(Error::Full));
+        };
         let mut writer = match self.ring.writer(&held) {
             Ok(writer) => writer,
             Err(error) => return (0, Err(error.into())),
@@ -197,29 +311,47 @@ impl Channel {
         }
     }
 
-    /// Gets up to `most` items, at least one: appends the bytes of each to the buffer and calls `each`, under the lock, before
-    /// they are taken.
-    pub fn get(&self, most: usize, wait: Wait, basket: &mut Basket<'_>, each: &mut Each<'_>) -> Result<()> {
+    /// Gets up to `most` items, at least one: calls `each` with each of them, under the lock, before they are taken.
+    #[inline]
+    pub fn get(
+        &self,
+        most: usize,
+        wait: Wait,
+        witness: &impl Witness,
+        mut each: impl FnMut(Found<'_>) -> Result<Fate>,
+    ) -> Result<()> {
         loop {
-            match self.try_get(most, wait, basket, each) {
-                Err(Error::Empty) => {}
-                result => return result,
-            }
-            let doze = self.ring.doze_until_put();
-            match self.try_get(most, wait, basket, each) {
-                Err(Error::Empty) if !wait.is_over() => nap(&doze, &self.local.get, wait),
+            match self.try_get(most, wait, witness, &mut each) {
+                Err(Error::Empty) => self.wait_for_item(wait)?,
                 result => return result,
             }
         }
     }
 
+    /// Until there may be an item, or the queue is closed.
+    #[cold]
+    fn wait_for_item(&self, wait: Wait) -> Result<()> {
+        if wait.is_over() {
+            return Err(Error::Empty);
+        }
+        let doze = self.ring.doze_until_put();
+        if !self.ring.is_empty() || self.ring.is_closed() {
+            return Ok(());
+        }
+        if !self.local.get.until_beside(self.ring.is_apart(false), || doze.is_over()) {
+            doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
+        }
+        Ok(())
+    }
+
     /// As [`get`](Self::get), without waiting for an item.
-    pub fn try_get(
+    #[inline]
+    fn try_get(
         &self,
         most: usize,
         wait: Wait,
-        basket: &mut Basket<'_>,
-        each: &mut Each<'_>,
+        witness: &impl Witness,
+        each: &mut impl FnMut(Found<'_>) -> Result<Fate>,
     ) -> Result<()> {
         let matters = || !self.ring.is_empty() || self.ring.is_closed();
         let Some(held) = wait.guard(self.ring.get_lock(), matters) else { return Err(Error::Empty) };
@@ -229,27 +361,14 @@ impl Channel {
         let mut got = 0;
         while got < most {
             let Some(next) = reader.peek()? else { break };
-            let start = basket.bytes.len();
-            // Before the descriptors, which are gone once they are received.
-            match reader.read(&next, 0, basket.bytes) {
-                Err(error) if got == 0 => return Err(error.into()),
-                Err(_) => break,
-                Ok(()) => {}
-            }
-            let fds = match next.about {
-                0 => Ok(Fds::new()),
-                attempt => self.side.receive(next.number, attempt),
+            let fate = match each(Found { reader: &reader, next: &next, side: &self.side }) {
+                Err(error) if got == 0 => return Err(error),
+                Err(_) | Ok(Fate::Left) => break,
+                Ok(fate) => fate,
             };
-            let lost = fds.is_err();
-            // That is for a call of its own, so that it costs no other item.
-            if lost && got > 0 {
-                basket.bytes.truncate(start);
-                break;
-            }
-            each(start..basket.bytes.len(), fds);
             reader.pass(&next);
             got += 1;
-            if lost {
+            if matches!(fate, Fate::Last) {
                 break;
             }
         }
@@ -261,16 +380,23 @@ impl Channel {
         if got == 0 {
             return Err(Error::Empty);
         }
-        let before = self.ring.read();
-        basket.witness.before(before, got as u64);
+        let before = reader.taken_before();
+        witness.before(before, got as u64);
         let give_back = reader.should_give_back();
         reader.publish();
-        basket.witness.after(before + got as u64);
-        if give_back && let Some(put_held) = self.ring.put_lock().try_guard() {
-            // If it does not work now, the next getter tries again.
-            let _ = self.ring.give_back(&put_held, &held);
+        witness.after(before + got as u64);
+        if give_back {
+            self.give_back(&held);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn give_back(&self, held: &RawGuard<'_>) {
+        if let Some(put_held) = self.ring.put_lock().try_guard() {
+            // If it does not work now, the next getter tries again.
+            let _ = self.ring.give_back(&put_held, held);
+        }
     }
 
     pub fn ready_fd(&self) -> Result<SharedFd> {
@@ -279,13 +405,6 @@ impl Channel {
 
     pub fn close(&self) {
         self.ring.close();
-    }
-}
-
-/// A short spin while that pays, then a sleep.
-fn nap(doze: &Doze<'_>, spin: &Spin, wait: Wait) {
-    if !spin.until(|| doze.is_over()) {
-        doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
     }
 }
 

@@ -7,11 +7,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use mp_core::codec::whole;
 use mp_core::message::{Fds, SharedFd, decode_from, encode_into};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::channel::{Basket, Channel, Parcel, Wait, Witness};
+use crate::channel::{Channel, Fate, Parcel, Wait, Witness};
 use crate::error::{Error, Result};
 use crate::iter::Iter;
 use crate::scratch;
@@ -157,10 +158,17 @@ impl<T: Serialize> Queue<T> {
         self.put_within(&item, Wait::timeout(timeout))
     }
 
+    #[inline]
     pub(crate) fn put_within(&self, item: &T, wait: Wait) -> Result<()> {
+        if let Some(numbers) = whole::split(item) {
+            return self.channel.put_one(&numbers.parts(), wait);
+        }
         scratch::with(|bytes| {
             let mut fds = Fds::new();
             encode_into(item, bytes, &mut fds).map_err(Error::Encode)?;
+            if fds.is_plain() {
+                return self.channel.put_one(&[bytes], wait);
+            }
             self.channel.put(&mut [Parcel { bytes, fds }], wait).1
         })
     }
@@ -229,11 +237,23 @@ impl<T: DeserializeOwned> Queue<T> {
         self.get_within(Wait::timeout(timeout), &())
     }
 
-    pub(crate) fn get_within(&self, wait: Wait, witness: &dyn Witness) -> Result<T> {
+    #[inline]
+    pub(crate) fn get_within(&self, wait: Wait, witness: &impl Witness) -> Result<T> {
         scratch::with(|bytes| {
-            let mut handles = Ok(Fds::new());
-            self.channel.get(1, wait, &mut Basket { bytes, witness }, &mut |_, fds| handles = fds)?;
-            decode_from(bytes, &mut handles?).map_err(Error::Decode)
+            let (mut whole, mut handles) = (None, Ok(Fds::new()));
+            self.channel.get(1, wait, witness, |found| {
+                whole = found.read_whole()?;
+                if whole.is_none() {
+                    bytes.clear();
+                    found.read(bytes)?;
+                    handles = found.handles();
+                }
+                Ok(Fate::Last)
+            })?;
+            match whole {
+                Some(item) => Ok(item),
+                None => decode_from(bytes, &mut handles?).map_err(Error::Decode),
+            }
         })
     }
 
@@ -262,14 +282,18 @@ impl<T: DeserializeOwned> Queue<T> {
         self.get_many_within(most, Wait::timeout(timeout), &())
     }
 
-    pub(crate) fn get_many_within(&self, most: usize, wait: Wait, witness: &dyn Witness) -> Result<Vec<T>> {
+    pub(crate) fn get_many_within(&self, most: usize, wait: Wait, witness: &impl Witness) -> Result<Vec<T>> {
         if most == 0 {
             return Ok(Vec::new());
         }
         scratch::with(|bytes| {
             let mut items = Vec::new();
-            let mut each = |range, fds| items.push((range, fds));
-            self.channel.get(most, wait, &mut Basket { bytes, witness }, &mut each)?;
+            self.channel.get(most, wait, witness, |found| {
+                let start = bytes.len();
+                let (fate, handles) = found.gather(bytes, items.is_empty())?;
+                items.extend(handles.map(|handles| (start..bytes.len(), handles)));
+                Ok(fate)
+            })?;
             let decode = |(range, fds): (std::ops::Range<usize>, Result<Fds>)| {
                 decode_from(&bytes[range], &mut fds?).map_err(Error::Decode)
             };

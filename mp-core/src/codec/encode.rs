@@ -7,7 +7,7 @@ use rmp_serde::encode::Error;
 use serde::Serialize;
 use serde::ser::{self, Error as _};
 
-use super::{DEPTH, HANDLE, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane, named};
+use super::{DEPTH, HANDLE, SOME, Stack, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane, named};
 use crate::handle;
 use crate::message::Fds;
 
@@ -88,19 +88,7 @@ impl<'a> Encoder<'a> {
 
     #[inline]
     fn lane(&mut self, code: lane::Code, data: &[u8]) {
-        let code = code as u8;
-        match data.len() {
-            length @ 0..=0xff => self.bytes().extend([0xc7, length as u8, code]),
-            length @ 0x100..=0xffff => {
-                let [a, b] = (length as u16).to_be_bytes();
-                self.bytes().extend([0xc8, a, b, code]);
-            }
-            length if length <= u32::MAX as usize => {
-                let [a, b, c, d] = (length as u32).to_be_bytes();
-                self.bytes().extend([0xc9, a, b, c, d, code]);
-            }
-            length => self.wide(WIDE | code, length),
-        }
+        self.bytes().extend_from_slice(lane::Header::new(code, data.len()).as_bytes());
         self.bytes().extend_from_slice(data);
     }
 

@@ -7,6 +7,7 @@
 use std::mem::{ManuallyDrop, size_of, transmute_copy};
 use std::slice;
 
+use super::WIDE;
 use super::bulk::copy_to_vec;
 use rmp_serde::decode::Error;
 use serde::de::{DeserializeSeed, Error as _, SeqAccess, Unexpected, Visitor};
@@ -47,6 +48,51 @@ impl Code {
             Code::U64 | Code::I64 | Code::F64 => 8,
             Code::U128 | Code::I128 => 16,
         }
+    }
+}
+
+/// What stands before the elements of a lane.
+pub(super) struct Header {
+    bytes: [u8; LONGEST_HEADER],
+    length: usize,
+}
+
+/// Bytes of the longest header.
+pub(super) const LONGEST_HEADER: usize = 10;
+
+impl Header {
+    /// Before so many bytes of elements.
+    #[inline]
+    pub(super) fn new(code: Code, length: usize) -> Header {
+        let code = code as u8;
+        let mut bytes = [0; LONGEST_HEADER];
+        let length = match length {
+            0..=0xff => {
+                bytes[..3].copy_from_slice(&[0xc7, length as u8, code]);
+                3
+            }
+            0x100..=0xffff => {
+                let [a, b] = (length as u16).to_be_bytes();
+                bytes[..4].copy_from_slice(&[0xc8, a, b, code]);
+                4
+            }
+            _ if length <= u32::MAX as usize => {
+                let [a, b, c, d] = (length as u32).to_be_bytes();
+                bytes[..6].copy_from_slice(&[0xc9, a, b, c, d, code]);
+                6
+            }
+            _ => {
+                bytes[..2].copy_from_slice(&[0xd7, WIDE | code]);
+                bytes[2..].copy_from_slice(&(length as u64).to_le_bytes());
+                LONGEST_HEADER
+            }
+        };
+        Header { bytes, length }
+    }
+
+    #[inline]
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }
 

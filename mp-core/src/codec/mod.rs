@@ -27,6 +27,7 @@ mod decode;
 mod encode;
 mod lane;
 pub mod named;
+pub mod whole;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

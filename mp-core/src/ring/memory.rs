@@ -3,10 +3,12 @@
 //! It lives until the last handle in the last process is gone. Pages are reserved before they are written, so that no write
 //! can fail; what is read was written before.
 
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
+use bytemuck::Pod;
 use memfd::{FileSeal, MemfdOptions};
 use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_get_seals, fstat, ftruncate};
 use rustix::io::Errno;
@@ -161,34 +163,62 @@ impl Memory {
         unsafe {
             let to = piece.start.as_ptr();
             to.add(at).copy_from_nonoverlapping(bytes.as_ptr(), first);
-            to.copy_from_nonoverlapping(bytes.as_ptr().add(first), bytes.len() - first);
+            if first < bytes.len() {
+                to.copy_from_nonoverlapping(bytes.as_ptr().add(first), bytes.len() - first);
+            }
         }
         Ok(())
     }
 
-    /// Appends `count` bytes of a ring to `bytes`, round its end. The caller has the readers' lock, and they are published.
+    /// Appends `count` bytes of a ring to `numbers`, round its end, or as many as make whole numbers. The caller has the
+    /// readers' lock, and they are published.
     #[inline]
-    pub fn read(&self, ring: usize, offset: u64, count: usize, bytes: &mut Vec<u8>) -> Result<()> {
+    pub fn read<N: Pod>(&self, ring: usize, offset: u64, count: usize, numbers: &mut Vec<N>) -> Result<()> {
+        let more = count.checked_div(size_of::<N>()).unwrap_or(0);
+        if numbers.capacity() - numbers.len() < more && numbers.try_reserve(more).is_err() {
+            return Err(no_memory(count));
+        }
+        let room = numbers.spare_capacity_mut();
+        let room = &mut room[..more];
+        // SAFETY: uninitialised memory of numbers is memory of bytes as well, which are only written.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(room.as_mut_ptr().cast::<MaybeUninit<u8>>(), size_of_val(room))
+        };
+        self.fill(ring, offset, bytes)?;
+        // SAFETY: there is room for so many, all their bytes were filled, and any bytes make an `N: Pod`.
+        unsafe { numbers.set_len(numbers.len() + more) };
+        Ok(())
+    }
+
+    /// Fills all of `bytes` from a ring; as [`read`](Self::read).
+    #[inline]
+    pub fn read_exact(&self, ring: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        // SAFETY: initialised memory stays so: it is only overwritten with bytes.
+        let bytes = unsafe {
+            std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<MaybeUninit<u8>>(), bytes.len())
+        };
+        self.fill(ring, offset, bytes)
+    }
+
+    /// Writes every one of `bytes`, unless it fails.
+    #[inline]
+    fn fill(&self, ring: usize, offset: u64, bytes: &mut [MaybeUninit<u8>]) -> Result<()> {
         let piece = self.ring(ring)?;
         let at = offset as usize & (piece.length - 1);
+        let count = bytes.len();
         if count > piece.length {
             return Err(damaged("a record is longer than its ring"));
         }
-        bytes.try_reserve(count).map_err(|_| {
-            Error::io(
-                format!("getting {count} bytes of memory for a message"),
-                std::io::ErrorKind::OutOfMemory,
-            )
-        })?;
         let first = count.min(piece.length - at);
-        // SAFETY: both parts lie within the mapping, and the vector has room for them. Nobody writes these bytes: they are
+        // SAFETY: both parts lie within the mapping, and `bytes` has room for them. Nobody writes these bytes: they are
         // published and not yet taken, and the caller alone may take them.
         unsafe {
             let from = piece.start.as_ptr();
-            let to = bytes.as_mut_ptr().add(bytes.len());
+            let to = bytes.as_mut_ptr().cast::<u8>();
             to.copy_from_nonoverlapping(from.add(at), first);
-            to.add(first).copy_from_nonoverlapping(from, count - first);
-            bytes.set_len(bytes.len() + count);
+            if first < count {
+                to.add(first).copy_from_nonoverlapping(from, count - first);
+            }
         }
         Ok(())
     }
@@ -213,7 +243,13 @@ impl Memory {
     }
 }
 
+#[cold]
+fn no_memory(count: usize) -> Error {
+    Error::io(format!("getting {count} bytes of memory for a message"), std::io::ErrorKind::OutOfMemory)
+}
+
 /// What another process wrote makes no sense.
+#[cold]
 pub(super) fn damaged(reason: &str) -> Error {
     Error::Decode { type_name: "queue", reason: format!("its memory is damaged: {reason}") }
 }

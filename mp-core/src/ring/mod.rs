@@ -77,6 +77,10 @@ struct Header<L> {
     magic: AtomicU64,
     /// The most records that may be in it.
     limit: AtomicU64,
+    /// A ring was left whose pages should go back.
+    left: AtomicU32,
+    /// On which CPU a writer, and a reader, was last seen, plus one.
+    cpus: [AtomicU32; 2],
     put: CachePadded<Published>,
     got: CachePadded<Published>,
     put_lock: CachePadded<L>,
@@ -109,8 +113,6 @@ struct ReadersNotes {
     /// How far the writers were when a reader last looked.
     put_items: AtomicU64,
     put_place: AtomicU64,
-    /// A ring was left whose pages should go back.
-    left: AtomicU32,
 }
 
 impl<L: InSharedMemory> Ring<L> {
@@ -130,6 +132,7 @@ impl<L: InSharedMemory> Ring<L> {
         Ring { memory: Arc::new(memory), locks: std::marker::PhantomData }
     }
 
+    #[inline]
     fn header(&self) -> &Header<L> {
         // SAFETY: the head is longer than the header (`create`), page-aligned, its pages were reserved at creation, and it
         // lives as long as the memory. The header is made of atomics and of `L`, valid for all bytes.
@@ -137,16 +140,19 @@ impl<L: InSharedMemory> Ring<L> {
     }
 
     /// The lock of those who write.
+    #[inline]
     pub fn put_lock(&self) -> &L {
         &self.header().put_lock
     }
 
     /// The lock of those who read.
+    #[inline]
     pub fn get_lock(&self) -> &L {
         &self.header().get_lock
     }
 
     /// The most records that may be in it at a time.
+    #[inline]
     pub fn limit(&self) -> u64 {
         self.header().limit.load(Relaxed)
     }
@@ -155,6 +161,7 @@ impl<L: InSharedMemory> Ring<L> {
     ///
     /// # Errors
     /// [`Error::Invalid`] if `held` is another lock's, [`Error::Decode`] if the memory is damaged.
+    #[inline]
     pub fn writer<'a>(&'a self, held: &'a impl Held) -> Result<Writer<'a, L>> {
         Ring::<L>::check(held, self.put_lock())?;
         Writer::new(self)
@@ -164,11 +171,13 @@ impl<L: InSharedMemory> Ring<L> {
     ///
     /// # Errors
     /// As for [`writer`](Self::writer).
+    #[inline]
     pub fn reader<'a>(&'a self, held: &'a impl Held) -> Result<Reader<'a, L>> {
         Ring::<L>::check(held, self.get_lock())?;
         Reader::new(self)
     }
 
+    #[inline]
     fn check(held: &impl Held, lock: &L) -> Result<()> {
         if held.address() == (lock as *const L).cast() {
             return Ok(());
@@ -234,6 +243,37 @@ impl<L: InSharedMemory> Ring<L> {
         }
         self.release_left();
         Ok(())
+    }
+
+    /// For a writer, or else a reader, who is about to wait: whether the other side was on another CPU when it was last seen;
+    /// none if it never was. A hint: it says whether a spin delays the one who is waited for.
+    pub fn is_apart(&self, writer: bool) -> Option<bool> {
+        let me = self.note_cpu(writer);
+        let [writers, readers] = &self.header().cpus;
+        match if writer { readers } else { writers }.load(Relaxed) {
+            0 => None,
+            other => Some(other != me),
+        }
+    }
+
+    /// Says where this side is after it published up to `number`: to one who had fallen asleep always, else now and then,
+    /// because it would cost as much as the rest.
+    #[inline]
+    fn note_cpu_sometimes(&self, writer: bool, number: u64, slept: bool) {
+        if slept || number.is_multiple_of(64) {
+            self.note_cpu(writer);
+        }
+    }
+
+    #[cold]
+    fn note_cpu(&self, writer: bool) -> u32 {
+        let me = rustix::thread::sched_getcpu() as u32 + 1;
+        let [writers, readers] = &self.header().cpus;
+        let mine = if writer { writers } else { readers };
+        if mine.load(Relaxed) != me {
+            mine.store(me, Relaxed);
+        }
+        me
     }
 
     /// What a reader who found nothing sleeps on: call before looking, sleep with [`Doze::sleep`] if there was nothing.

@@ -27,21 +27,25 @@ pub(super) struct Place {
 
 impl Place {
     /// None if no ring is meant.
+    #[inline]
     pub fn from_word(word: u64) -> Option<Place> {
         let ring = (word >> RING) as usize;
         (ring < RINGS).then_some(Place { ring, offset: word & OFFSET })
     }
 
+    #[inline]
     pub fn word(self) -> u64 {
         (self.ring as u64) << RING | self.offset & OFFSET
     }
 
+    #[inline]
     pub fn start(ring: usize) -> Place {
         Place { ring, offset: 0 }
     }
 }
 
 /// Bytes of a ring, which are also its place in the file.
+#[inline]
 pub(super) fn length(ring: usize) -> u64 {
     1 << (SHORTEST + ring as u32)
 }

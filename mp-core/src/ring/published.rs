@@ -71,20 +71,20 @@ impl Published {
         Progress { items: items.load(Relaxed), place: place.load(Relaxed) }
     }
 
-    /// For the owner: publishes, and wakes up to `sleepers` who wait for that.
+    /// For the owner: publishes, and wakes up to `sleepers` who wait for that; whether somebody may have waited.
     #[inline]
-    pub fn publish(&self, progress: Progress, sleepers: u32) {
-        self.exchange(progress, sleepers, 0);
+    pub fn publish(&self, progress: Progress, sleepers: u32) -> bool {
+        self.exchange(progress, sleepers, 0) == Some(true)
     }
 
-    /// As [`publish`](Self::publish), unless it is closed; whether it did.
+    /// As [`publish`](Self::publish), unless it is closed: `None` then.
     #[inline]
-    pub fn publish_if_open(&self, progress: Progress, sleepers: u32) -> bool {
+    pub fn publish_if_open(&self, progress: Progress, sleepers: u32) -> Option<bool> {
         self.exchange(progress, sleepers, CLOSED)
     }
 
     #[inline]
-    fn exchange(&self, progress: Progress, sleepers: u32, unless: u64) -> bool {
+    fn exchange(&self, progress: Progress, sleepers: u32, unless: u64) -> Option<bool> {
         let mut before = self.word.load(Relaxed);
         let number = (before >> NUMBER).wrapping_add(1);
         let [items, place] = &self.records[(number & 1) as usize];
@@ -94,7 +94,7 @@ impl Published {
         // Others change the flags only.
         loop {
             if before & unless != 0 {
-                return false;
+                return None;
             }
             let next = number << NUMBER | before & CLOSED;
             match self.word.compare_exchange(before, next, AcqRel, Relaxed) {
@@ -102,10 +102,11 @@ impl Published {
                 Err(now) => before = now,
             }
         }
-        if before & SLEEPER != 0 {
+        let slept = before & SLEEPER != 0;
+        if slept {
             self.rouse(sleepers);
         }
-        true
+        Some(slept)
     }
 
     /// What is current stays so for ever, except for [`publish`](Self::publish); wakes all who sleep. For anybody.

@@ -2,11 +2,14 @@
 //!
 //! Until it publishes, a reader has taken nothing: killed, or dropped, the records are still there for the next one.
 
-use super::memory::damaged;
+use bytemuck::Pod;
+
+use super::memory::{Memory, damaged};
 use super::place::{Place, RINGS, length};
 use super::published::Progress;
 use super::{InSharedMemory, RECORD_HEAD, Ring};
 use crate::Result;
+use crate::codec::whole::{self, Source};
 use crate::futex::Ordering::*;
 
 /// A look at the records of a ring; see [`Ring::reader`].
@@ -33,6 +36,7 @@ pub struct Next {
 }
 
 impl<'a, L: InSharedMemory> Reader<'a, L> {
+    #[inline]
     pub(super) fn new(ring: &'a Ring<L>) -> Result<Reader<'a, L>> {
         let header = ring.header();
         let got = header.got.read_own();
@@ -47,28 +51,16 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
     ///
     /// # Errors
     /// [`Error::Decode`](crate::Error::Decode) if the memory is damaged.
+    #[inline]
     pub fn peek(&mut self) -> Result<Option<Next>> {
         if self.items == self.put_items {
-            let (put, _) = self.ring.header().put.read();
-            self.put = Place::from_word(put.place).ok_or_else(|| damaged("no ring is being written"))?;
-            self.put_items = put.items;
-            // In this order: a death in between leaves a place that is right for more records than are known.
-            self.ring.header().readers.put_place.store(put.place, Relaxed);
-            self.ring.header().readers.put_items.store(put.items, Release);
+            self.look()?;
             if self.items == self.put_items {
                 return Ok(None);
             }
         }
         if self.at.ring != self.put.ring {
-            let notes = self.ring.notes(self.at.ring);
-            if notes.leave_at.load(Relaxed) == self.at.offset {
-                let ring = notes.leave_for.load(Relaxed) as usize;
-                if ring >= RINGS {
-                    return Err(damaged("it goes on nowhere"));
-                }
-                self.left |= self.at.ring > super::writer::KEPT;
-                self.at = Place::start(ring);
-            }
+            self.change_over()?;
         }
         let memory = &self.ring.memory;
         let [bytes, about] = memory.read_head(self.at.ring, self.at.offset)?;
@@ -84,38 +76,108 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         Ok(Some(Next { bytes, about, number: self.items }))
     }
 
+    /// Looks how far the writers are.
+    fn look(&mut self) -> Result<()> {
+        let (put, _) = self.ring.header().put.read();
+        self.put = Place::from_word(put.place).ok_or_else(|| damaged("no ring is being written"))?;
+        self.put_items = put.items;
+        // In this order: a death in between leaves a place that is right for more records than are known.
+        self.ring.header().readers.put_place.store(put.place, Relaxed);
+        self.ring.header().readers.put_items.store(put.items, Release);
+        Ok(())
+    }
+
+    /// Goes on in the next ring, if this one is read to where the writers left it.
+    #[cold]
+    fn change_over(&mut self) -> Result<()> {
+        let notes = self.ring.notes(self.at.ring);
+        if notes.leave_at.load(Relaxed) == self.at.offset {
+            let ring = notes.leave_for.load(Relaxed) as usize;
+            if ring >= RINGS {
+                return Err(damaged("it goes on nowhere"));
+            }
+            self.left |= self.at.ring > super::writer::WARM;
+            self.at = Place::start(ring);
+        }
+        Ok(())
+    }
+
     /// Appends the bytes of the record that [`peek`](Self::peek) found to `bytes`, from its byte `skip` on.
     ///
     /// # Errors
     /// As for [`peek`](Self::peek); [`Error::Io`](crate::Error::Io) if there is no memory for them.
+    #[inline]
     pub fn read(&self, next: &Next, skip: u64, bytes: &mut Vec<u8>) -> Result<()> {
         let count = next.bytes.saturating_sub(skip) as usize;
         self.ring.memory.read(self.at.ring, self.at.offset + RECORD_HEAD + skip, count, bytes)
     }
 
+    /// The value in the record that [`peek`](Self::peek) found, if a `T` is a `Vec` of numbers and the record is the encoding
+    /// of just such: copied once.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    #[inline]
+    pub fn read_whole<T>(&self, next: &Next) -> Result<Option<T>> {
+        let record = Record { memory: &self.ring.memory, at: self.at, bytes: next.bytes };
+        whole::join(next.bytes, &record)
+    }
+
     /// Goes on behind the record that [`peek`](Self::peek) found; it is taken once that is published.
+    #[inline]
     pub fn pass(&mut self, next: &Next) {
         self.at.offset += (RECORD_HEAD + next.bytes).next_multiple_of(RECORD_HEAD);
         self.items = self.items.wrapping_add(1);
         self.taken += 1;
     }
 
+    /// How many records were taken before those that were passed, ever.
+    #[inline]
+    pub fn taken_before(&self) -> u64 {
+        self.items.wrapping_sub(self.taken.into())
+    }
+
     /// Takes all records that were passed.
+    #[inline]
     pub fn publish(self) {
         if self.taken == 0 {
             return;
         }
         let header = self.ring.header();
         let progress = Progress { items: self.items, place: self.at.word() };
-        header.got.publish(progress, self.taken);
+        let slept = header.got.publish(progress, self.taken);
+        self.ring.note_cpu_sometimes(false, self.items, slept);
         if self.left {
-            header.readers.left.store(1, Relaxed);
+            header.left.store(1, Relaxed);
         }
     }
 
     /// Whether memory could go back to the system once this is published, with [`Ring::give_back`].
+    #[inline]
     pub fn should_give_back(&self) -> bool {
         let idle = self.items == self.put_items && self.at.ring > super::writer::KEPT;
-        idle || self.left || self.ring.header().readers.left.load(Relaxed) != 0
+        idle || self.left || self.ring.header().left.load(Relaxed) != 0
+    }
+}
+
+/// The bytes of a record.
+struct Record<'a> {
+    memory: &'a Memory,
+    at: Place,
+    bytes: u64,
+}
+
+impl Source for Record<'_> {
+    #[inline]
+    fn begin(&self, bytes: &mut [u8]) -> Result<()> {
+        self.memory.read_exact(self.at.ring, self.at.offset + RECORD_HEAD, bytes)
+    }
+
+    #[inline]
+    fn rest<N: Pod>(&self, skip: usize) -> Result<Vec<N>> {
+        let (skip, mut numbers) = (skip as u64, Vec::new());
+        let count = self.bytes.saturating_sub(skip) as usize;
+        self.memory.read(self.at.ring, self.at.offset + RECORD_HEAD + skip, count, &mut numbers)?;
+        Ok(numbers)
     }
 }

@@ -9,8 +9,10 @@ use super::{InSharedMemory, RECORD_HEAD, Ring};
 use crate::futex::Ordering::*;
 use crate::{Error, Result};
 
+/// Records go round in a ring up to this one even when it runs empty, 8 MiB: so items of a megabyte find warm pages.
+pub(super) const KEPT: usize = 7;
 /// Rings up to this one keep their pages while they are not used: 2 MiB.
-pub(super) const KEPT: usize = 5;
+pub(super) const WARM: usize = 5;
 /// Pages are reserved at least so many bytes at a time.
 const STEP: u64 = 64 << 10;
 
@@ -38,6 +40,7 @@ pub enum Staged {
 }
 
 impl<'a, L: InSharedMemory> Writer<'a, L> {
+    #[inline]
     pub(super) fn new(ring: &'a Ring<L>) -> Result<Writer<'a, L>> {
         let header = ring.header();
         let put = header.put.read_own();
@@ -52,6 +55,7 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
     ///
     /// # Errors
     /// [`Error::Io`] if there is no memory for it, [`Error::TooLong`] for more than a ring can hold. Nothing has happened then.
+    #[inline]
     pub fn stage(&mut self, parts: &[&[u8]], about: u64) -> Result<Staged> {
         if self.ring.is_closed() {
             return Ok(Staged::Closed);
@@ -80,20 +84,21 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
     }
 
     /// How many records there are before the next one, ever: the number of the next one.
+    #[inline]
     pub fn number(&self) -> u64 {
         self.items
     }
 
     /// Makes all staged records visible at once, in order; false if the ring was closed before: then none of them is.
+    #[inline]
     pub fn publish(self) -> bool {
         if self.staged == 0 {
             return true;
         }
         let progress = Progress { items: self.items, place: self.at.word() };
-        if !self.ring.header().put.publish_if_open(progress, self.staged) {
-            return false;
-        }
-        if self.ring.header().readers.left.load(Relaxed) != 0 {
+        let Some(slept) = self.ring.header().put.publish_if_open(progress, self.staged) else { return false };
+        self.ring.note_cpu_sometimes(true, self.items, slept);
+        if self.ring.header().left.load(Relaxed) != 0 {
             self.ring.release_left();
         }
         true
@@ -122,7 +127,20 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
     }
 
     /// A place for `size` bytes, with pages.
+    #[inline]
     pub(super) fn room(&mut self, size: u64) -> Result<Place> {
+        let reserved = self.ring.notes(self.at.ring).reserved.load(Relaxed);
+        if self.at.ring <= KEPT
+            && self.fits(size)
+            && (self.at.offset + size).min(length(self.at.ring)) <= reserved
+        {
+            return Ok(self.at);
+        }
+        self.find_room(size)
+    }
+
+    #[cold]
+    fn find_room(&mut self, size: u64) -> Result<Place> {
         // Back to short rings once the long one is, or soon will be, empty.
         if self.at.ring > KEPT
             && let Some(ring) = self.shorter(size)?
@@ -152,10 +170,12 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
     }
 
     /// Bytes of the current ring that are not read yet.
+    #[inline]
     fn backlog(&self) -> u64 {
         self.at.offset.wrapping_sub(if self.got.ring == self.at.ring { self.got.offset } else { 0 })
     }
 
+    #[inline]
     fn fits(&self, size: u64) -> bool {
         self.backlog().checked_add(size).is_some_and(|end| end <= length(self.at.ring))
     }
@@ -222,18 +242,19 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
 }
 
 impl<L: InSharedMemory> Ring<L> {
+    #[inline]
     pub(super) fn notes(&self, ring: usize) -> &super::RingNotes {
         &self.header().writers.rings[ring.min(RINGS - 1)]
     }
 
     /// For the holder of the writers' lock: gives the pages of long rings back that nobody uses any more.
     pub(super) fn release_left(&self) {
-        self.header().readers.left.store(0, Relaxed);
+        self.header().left.store(0, Relaxed);
         let Ok(mut writer) = Writer::new(self) else { return };
         if writer.look().is_err() {
             return;
         }
-        for ring in KEPT + 1..place::RINGS {
+        for ring in WARM + 1..place::RINGS {
             let notes = self.notes(ring);
             if notes.reserved.load(Relaxed) != 0 && !writer.in_chain(ring) {
                 // First the note: a death in between leaves pages that count as absent, not the other way round.

@@ -35,8 +35,11 @@ fn put(channel: &Channel, bytes: &[u8], all: &[SharedFd]) -> Result<()> {
 /// The bytes and the marks of the next item.
 fn get(channel: &Channel) -> Result<(Vec<u8>, Vec<u64>)> {
     let (mut bytes, mut received) = (Vec::new(), Ok(Fds::new()));
-    let basket = &mut Basket { bytes: &mut bytes, witness: &() };
-    channel.get(1, Wait::Not, basket, &mut |_, fds| received = fds)?;
+    channel.get(1, Wait::Not, &(), |found| {
+        found.read(&mut bytes)?;
+        received = found.handles();
+        Ok(Fate::Last)
+    })?;
     let marks =
         received?.iter().map(|fd| mark(fd.as_fd().try_clone_to_owned().expect("a descriptor"))).collect();
     Ok((bytes, marks))
@@ -96,8 +99,12 @@ fn what_dead_getters_received_is_lost_and_nothing_else() {
         if several {
             // Those behind it are for the next call.
             let mut seen = Vec::new();
-            let basket = &mut Basket { bytes: &mut Vec::new(), witness: &() };
-            channel.get(3, Wait::Not, basket, &mut |_, fds| seen.push(fds.is_ok())).expect("one item");
+            let look = |found: Found<'_>| {
+                let (fate, handles) = found.gather(&mut Vec::new(), seen.is_empty())?;
+                seen.extend(handles.map(|handles| handles.is_ok()));
+                Ok(fate)
+            };
+            channel.get(3, Wait::Not, &(), look).expect("one item");
             assert_eq!(seen, [false]);
         } else {
             assert!(matches!(get(&channel), Err(Error::HandlesLost)));
