@@ -6,6 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use multiprocess as mp;
+use multiprocess::Queue;
 use multiprocess::core::connection::{Connection, pipe};
 use serde::{Deserialize, Serialize};
 
@@ -87,4 +88,12 @@ fn na_16_more_than_4_gib() {
     assert!(is_parcel(&child.join().expect("a result")));
     drop(child);
     tell("a result");
+
+    let queue = Queue::<Parcel>::bounded(1).expect("a queue");
+    queue.put(parcel()).expect("put");
+    let child = |queue: Queue<Parcel>| is_parcel(&queue.get().expect("a parcel"));
+    let child = mp::process(child, (queue.clone(),)).start().expect("a child");
+    assert!(child.join().expect("a result"));
+    assert!(queue.is_empty());
+    tell("a queue");
 }

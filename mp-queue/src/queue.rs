@@ -216,12 +216,13 @@ impl<T: DeserializeOwned> Queue<T> {
     ///
     /// # Errors
     /// [`Error::Closed`] if the queue is closed and empty; [`Error::Decode`] and [`Error::HandlesLost`] for an item that is
-    /// gone; [`Error::Ground`] if there is no memory for the item, which then stays in the queue.
+    /// gone; [`Error::Ground`] if there is no memory for the item, which then stays in the queue, or if this process has no
+    /// descriptors left for its handles, and it is gone.
     pub fn get(&self) -> Result<T> {
         self.get_within(Wait::Until(None), &())
     }
 
-    /// As [`get`](Self::get), without waiting.
+    /// As [`get`](Self::get), without waiting, but for the moment in which another process gets an item (20 ms at most).
     ///
     /// # Errors
     /// [`Error::Empty`] if there is no item; otherwise as for [`get`](Self::get).

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::slice::from_ref;
 
 use proptest::prelude::*;
 use rustix::net::sockopt::set_socket_send_buffer_size;
@@ -72,7 +73,7 @@ fn what_dead_putters_sent_belongs_to_nobody() {
     let channel = channel();
     let ((one, first), (other, second), (_, lost)) = (marked(), marked(), marked());
     put(&channel, b"one", &[first]).expect("put");
-    putter_dies(&channel, &[lost.clone()], false);
+    putter_dies(&channel, from_ref(&lost), false);
     putter_dies(&channel, &vec![lost.clone(); 300], true);
     put(&channel, b"none", &[]).expect("put");
     putter_dies(&channel, &[lost], true);
@@ -87,14 +88,14 @@ fn what_dead_putters_sent_belongs_to_nobody() {
 fn what_dead_getters_received_is_lost_and_nothing_else() {
     let channel = channel();
     let ((_, lost), (mark, fd)) = (marked(), marked());
-    put(&channel, b"lost", &[lost.clone()]).expect("put");
+    put(&channel, b"lost", from_ref(&lost)).expect("put");
     getter_dies(&channel);
     assert!(matches!(get(&channel), Err(Error::HandlesLost)));
     assert!(matches!(get(&channel), Err(Error::Empty)));
     for several in [false, true] {
-        put(&channel, b"lost", &[lost.clone()]).expect("put");
+        put(&channel, b"lost", from_ref(&lost)).expect("put");
         getter_dies(&channel);
-        put(&channel, b"next", &[fd.clone()]).expect("put");
+        put(&channel, b"next", from_ref(&fd)).expect("put");
         put(&channel, b"last", &[]).expect("put");
         if several {
             // Those behind it are for the next call.
@@ -118,8 +119,8 @@ fn what_dead_getters_received_is_lost_and_nothing_else() {
 fn an_item_without_its_handles_ends_a_batch() {
     let channel = channel();
     let (mark, fd) = marked();
-    put(&channel, b"first", &[fd.clone()]).expect("put");
-    put(&channel, b"lost", &[fd.clone()]).expect("put");
+    put(&channel, b"first", from_ref(&fd)).expect("put");
+    put(&channel, b"lost", from_ref(&fd)).expect("put");
     put(&channel, b"last", &[fd]).expect("put");
     // One that gets both is killed.
     {
@@ -146,15 +147,15 @@ fn too_much_for_the_sockets() {
     for _ in 0..3 {
         let error = put(&channel, b"many", &many).expect_err("not put");
         assert!(matches!(error, Error::TooManyHandles { count: 10_000 }), "{error}");
-        put(&channel, b"one", &[fd.clone()]).expect("put");
+        put(&channel, b"one", from_ref(&fd)).expect("put");
         assert_eq!(get(&channel).expect("an item"), (b"one".to_vec(), vec![mark]));
     }
     // While others wait to be got, it is full.
     let mut count = 0_usize;
-    while put(&channel, &[count as u8], &[fd.clone()]).is_ok() {
+    while put(&channel, &[count as u8], from_ref(&fd)).is_ok() {
         count += 1;
     }
-    assert!(count > 0 && matches!(put(&channel, b"x", &[fd.clone()]), Err(Error::Full)));
+    assert!(count > 0 && matches!(put(&channel, b"x", from_ref(&fd)), Err(Error::Full)));
     put(&channel, b"without", &[]).expect("put");
     for number in 0..count {
         assert_eq!(get(&channel).expect("an item"), (vec![number as u8], vec![mark]));
@@ -186,7 +187,7 @@ proptest! {
         let channel = channel();
         let (_, fd) = marked();
         for number in numbers {
-            let _ = channel.side.send(number, &fds(&[fd.clone()]));
+            let _ = channel.side.send(number, &fds(from_ref(&fd)));
         }
         {
             let held = channel.ring.put_lock().try_guard().expect("the lock");
