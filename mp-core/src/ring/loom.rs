@@ -138,7 +138,7 @@ impl Toy {
         let at = self.put.read_own().items;
         // SAFETY: see `Cell`.
         self.cells[at as usize].0.with_mut(|cell| unsafe { *cell = value });
-        !dies && self.put.publish_if_open(progress(at + 1), 1)
+        !dies && self.put.publish_if_open(progress(at + 1), 1).is_some()
     }
 
     fn get(&self, dies: bool) -> Got {
@@ -234,7 +234,7 @@ fn a_close_wakes_all_who_sleep() {
             .collect();
         let published = thread::spawn({
             let side = side.clone();
-            move || u64::from(side.publish_if_open(progress(1), 1))
+            move || u64::from(side.publish_if_open(progress(1), 1).is_some())
         });
         side.close();
         let published = published.join().unwrap();
