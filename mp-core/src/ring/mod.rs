@@ -13,11 +13,11 @@
 //! | bytes between `got` and `put` | nobody: they are published          |
 //! | all other bytes               | whoever has the writers' lock       |
 //!
-//! Each side says how far it is by one exchange ([`published`]). A writer copies whole records behind the last one and
+//! Each side says how far it is by one exchange (`published`). A writer copies whole records behind the last one and
 //! publishes them together; killed before that, they were never there, and the next writer overwrites them. A reader copies
 //! records out and publishes that they are taken; killed before that, they are still there.
 //!
-//! The two locks lie in the ring's own memory but belong to whoever builds on this; see [`Held`]. Memory: [`place`].
+//! The two locks lie in the ring's own memory but belong to whoever builds on this; see [`Held`]. Memory: `place`.
 
 mod memory;
 mod place;
@@ -319,7 +319,7 @@ impl<'a> Doze<'a> {
     /// any case.
     ///
     /// # Errors
-    /// As for [`word_changed`](crate::wait::word_changed).
+    /// As for [`word_changed`].
     pub async fn wait<L: InSharedMemory>(&self, ring: &Ring<L>) -> Result<()> {
         let Some(turn) = self.announce() else { return Ok(()) };
         let puts = std::ptr::eq(self.side, &*ring.header().put);
