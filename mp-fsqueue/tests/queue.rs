@@ -22,6 +22,7 @@ fn can_15_the_directory_is_created_with_those_above_it() {
     }
 }
 
+/// CAN-16, CAN-17, CAN-18.
 #[test]
 fn can_16_17_18_items_come_in_order_once() {
     let scratch = Scratch::new();
