@@ -65,7 +65,7 @@ impl<T: Serialize + DeserializeOwned> Claim<T> {
     ///
     /// As [`Claim::ack`].
     pub fn fail(mut self, reason: &str) -> Result<PathBuf> {
-        let kept = self.queue.fail(self.place, reason)?;
+        let kept = self.queue.fail(self.place, reason, None)?;
         self.settled = true;
         Ok(kept)
     }

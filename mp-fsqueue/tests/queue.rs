@@ -168,6 +168,42 @@ fn can_22_received_items_are_decoded_without_the_lock() {
     assert_eq!(texts.stats().unwrap().claimed, 0);
 }
 
+/// The quarantine needs the lock as well: without it in time, the item is not lost, and goes there with a later call.
+#[test]
+fn can_22_na_31_a_limit_holds_while_an_item_should_go_to_the_quarantine() {
+    static LOCK: std::sync::Mutex<Option<(std::path::PathBuf, Option<std::fs::File>)>> =
+        std::sync::Mutex::new(None);
+    struct Grudge;
+    impl serde::Serialize for Grudge {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_unit()
+        }
+    }
+    impl<'de> serde::Deserialize<'de> for Grudge {
+        /// Has somebody else take the lock at once, then fails.
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Grudge, D::Error> {
+            if let Some((path, held @ None)) = &mut *LOCK.lock().unwrap() {
+                let file = std::fs::File::open(path).unwrap();
+                rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+                *held = Some(file);
+            }
+            Err(serde::de::Error::custom("a grudge"))
+        }
+    }
+    let scratch = Scratch::new();
+    let q = FsQueue::<Grudge>::open(scratch.queue()).unwrap();
+    q.put(&Grudge).unwrap();
+    *LOCK.lock().unwrap() = Some((q.path().join("lock"), None));
+    let began = Instant::now();
+    let batch = q.receive_timeout(1, Duration::from_millis(100)).unwrap();
+    assert!(began.elapsed() < LONG / 2, "{:?}", began.elapsed());
+    assert!(batch.is_empty() && matches!(&batch.bad[..], [Error::Busy { .. }]), "{:?}", batch.bad);
+    assert!(LOCK.lock().unwrap().take().is_some_and(|(_, held)| held.is_some()), "the lock was held");
+    let batch = q.receive(1).unwrap();
+    assert!(matches!(&batch.bad[..], [Error::Decode { .. }]), "{:?}", batch.bad);
+    assert_eq!((q.len().unwrap(), q.failed().unwrap().len()), (0, 1));
+}
+
 #[test]
 fn can_22_a_batch_is_acknowledged_at_once_and_its_segment_goes() {
     let scratch = Scratch::new();

@@ -226,11 +226,11 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         for (body, place) in taken {
             match decode::<T>(&body) {
                 Ok(value) => claims.push(Claim::new(value, place, self.clone())),
-                Err(wrong) => bad.push(match self.fail(place, &wrong.reason()) {
+                Err(wrong) => bad.push(match self.fail(place, &wrong.reason(), deadline) {
                     Ok(kept) => wrong.error(place, kept),
                     Err(e) => {
-                        // As a claim that is dropped.
-                        let _ = self.give_back(&[place]);
+                        // As a claim that is dropped, but without waiting for the lock.
+                        lock(&self.inner.late).push(place);
                         e
                     }
                 }),
@@ -270,8 +270,8 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
         journal.sync()
     }
 
-    pub(crate) fn fail(&self, place: Place, reason: &str) -> Result<PathBuf> {
-        let (mut side, held) = self.side(None)?;
+    pub(crate) fn fail(&self, place: Place, reason: &str, deadline: Option<Instant>) -> Result<PathBuf> {
+        let (mut side, held) = self.side(deadline)?;
         let kept = side.fail(place, reason)?;
         let journal = side.ledger.unsynced();
         drop(held);

@@ -9,10 +9,11 @@ pub use get::Iter;
 use crate::error::{Error, Result};
 use crate::group::Group;
 use crate::host;
+use crate::journal::Entry;
 use crate::layout::Layout;
 use crate::ledger::Held;
 use crate::options::{Builder, Durability};
-use crate::side::{Side, Undecodable};
+use crate::side::{Place, Side, Undecodable};
 use crate::sys;
 use crate::wait::Waiter;
 use crate::writer::Writer;
@@ -60,6 +61,8 @@ struct Inner {
     side: Mutex<Side>,
     group: Group,
     waiters: Mutex<Vec<Waiter>>,
+    /// Claims that a call with a time limit could not give back within it; the next use of the getting side does.
+    late: Mutex<Vec<Place>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -139,6 +142,7 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
                 side: Mutex::new(side),
                 group: Group::default(),
                 waiters: Mutex::default(),
+                late: Mutex::default(),
             }),
             items: PhantomData,
         })
@@ -160,6 +164,11 @@ impl<T: Serialize + DeserializeOwned> FsQueue<T> {
             *side = Side::open(&self.inner.layout, &self.inner.options, deadline)?;
         }
         let held = side.ledger.hold(deadline)?;
+        let late = std::mem::take(&mut *lock(&self.inner.late));
+        if !late.is_empty() {
+            // Refused only if they came back in another way.
+            let _ = side.settle(&late, |id, span, consumer| Entry::Release { id, span, consumer });
+        }
         Ok((side, held))
     }
 }
