@@ -87,7 +87,6 @@ fn make(run: &Run, args: &[OsString]) -> Result<(Counts, Option<String>)> {
         }
     };
     let mut counts = results.finish();
-    eprintln!("== {}: {counts} in {:.0?}", run.name, start.elapsed());
     let failure = match end {
         End::Exited(status) if status.success() && counts.failed == 0 => None,
         End::Exited(status) => {
@@ -99,6 +98,7 @@ fn make(run: &Run, args: &[OsString]) -> Result<(Counts, Option<String>)> {
             Some(format!("{}: {counts}; killed, it printed nothing for {SILENCE:?}", run.name))
         }
     };
+    eprintln!("== {}: {counts} in {:.0?}", run.name, start.elapsed());
     Ok((counts, failure))
 }
 
