@@ -24,7 +24,7 @@ pub enum End {
     Silent,
 }
 
-/// Runs `command`, copying its output to ours as it comes; `line` sees each line of its standard output.
+/// Runs `command`, copying its standard error to ours as it comes; `line` gets each line of its standard output.
 pub fn run(mut command: Command, silence: Duration, mut line: impl FnMut(&str)) -> Result<End> {
     let mut guard = Guard::start()?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -54,7 +54,7 @@ enum Silence {
     Until(Instant),
 }
 
-/// Copies output until both streams end (`true`) or the wait is over (`false`).
+/// Passes output on until both streams end (`true`) or the wait is over (`false`).
 fn pump(
     output: &Receiver<(bool, Vec<u8>)>,
     mut wait: Silence,
@@ -67,12 +67,7 @@ fn pump(
             Silence::Until(deadline) => deadline,
         };
         match output.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok((true, bytes)) => {
-                // Our own reader may be gone (`| head`); the result is still worth having.
-                let mut out = std::io::stdout().lock();
-                let _ = out.write_all(&bytes).and_then(|()| out.flush());
-                lines.feed(&bytes, line);
-            }
+            Ok((true, bytes)) => lines.feed(&bytes, line),
             Ok((false, bytes)) => {
                 let _ = std::io::stderr().write_all(&bytes);
             }

@@ -5,54 +5,140 @@
 
 use crate::child::{self, End};
 use crate::runs::{RUNS, Run};
-use crate::tools::{cargo, target_dir};
+use crate::tools::{cargo, root, target_dir};
 use anyhow::Result;
 use std::ffi::OsString;
 use std::fmt;
+use std::io::Write;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// A run that prints nothing for so long hangs.
 const SILENCE: Duration = Duration::from_secs(600);
 
+/// How many runs are made at a time: most are a linker or a model checker, which use one processor each.
+const LANES: usize = 2;
+
 pub fn run(args: &[OsString]) -> Result<bool> {
-    let mut total = Counts::default();
-    let mut failures = Vec::new();
-    for run in RUNS {
-        if run.picks_tests && !args.is_empty() {
-            eprintln!("== {}: left out, it takes no arguments", run.name);
-            continue;
-        }
-        eprintln!("== {}: cargo test {}", run.name, run.args.join(" "));
-        let mut results = Results::default();
-        let end = child::run(command(run, args), SILENCE, |line| results.line(line))?;
-        let mut counts = results.finish();
-        match end {
-            End::Exited(status) if status.success() && counts.failed == 0 => {}
-            End::Exited(status) => {
-                counts.failed = counts.failed.max(1);
-                failures.push(format!("{}: {counts} ({status})", run.name));
-            }
-            End::Silent => {
-                counts.failed += 1;
-                failures.push(format!("{}: {counts}; killed, it printed nothing for {SILENCE:?}", run.name));
-            }
-        }
-        total.add(&counts);
+    let ends = Mutex::new(Vec::new());
+    let keep = |run: &Run, args: &[OsString]| -> Result<()> {
+        let end = make(run, args)?;
+        ends.lock().unwrap_or_else(|e| e.into_inner()).push(end);
+        Ok(())
+    };
+    let (chosen, left_out): (Vec<_>, Vec<_>) =
+        RUNS.iter().partition(|run| run.tests.is_empty() || args.is_empty());
+    for run in left_out {
+        eprintln!("== {}: left out, it takes no arguments", run.name);
     }
-    for failure in &failures {
-        eprintln!("run failed: {failure}");
+    let (first, others) = chosen.split_at(1);
+    first.iter().try_for_each(|run| keep(run, args))?;
+    let next = Mutex::new(others.iter());
+    let lane = || -> Result<()> {
+        loop {
+            let run = next.lock().unwrap_or_else(|e| e.into_inner()).next();
+            let Some(run) = run else { return Ok(()) };
+            keep(run, args)?;
+        }
+    };
+    thread::scope(|scope| {
+        let lanes = [(); LANES].map(|()| scope.spawn(lane));
+        lanes.into_iter().try_for_each(|lane| lane.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
+    })?;
+
+    let mut total = Counts::default();
+    for (counts, failure) in ends.into_inner().unwrap_or_else(|e| e.into_inner()) {
+        total.add(&counts);
+        if let Some(failure) = failure {
+            eprintln!("run failed: {failure}");
+        }
     }
     println!("{total}");
     Ok(total.failed == 0)
 }
 
-fn command(run: &Run, args: &[OsString]) -> Command {
-    let mut cargo = cargo();
+/// Makes one run; what came of it, and what to say if it failed.
+fn make(run: &Run, args: &[OsString]) -> Result<(Counts, Option<String>)> {
+    let start = Instant::now();
+    let mut results = Results::default();
+    let end = match run.flags {
+        [] => test(cargo_test(run, args), run, &mut results)?,
+        _ => {
+            let mut program = None;
+            let command = cargo_rustc(run);
+            tell(run, &command);
+            let built = child::run(command, SILENCE, |line| program = executable(line).or(program.take()))?;
+            match (built, program) {
+                (End::Exited(status), Some(program)) if status.success() => {
+                    let mut command = Command::new(program);
+                    command.current_dir(root()).args(run.tests).args(args);
+                    test(command, run, &mut results)?
+                }
+                (End::Exited(status), None) if status.success() => {
+                    return Ok((
+                        Counts { failed: 1, ..Counts::default() },
+                        Some(format!("{}: no program was built", run.name)),
+                    ));
+                }
+                (end, _) => end,
+            }
+        }
+    };
+    let mut counts = results.finish();
+    let failure = match end {
+        End::Exited(status) if status.success() && counts.failed == 0 => None,
+        End::Exited(status) => {
+            counts.failed = counts.failed.max(1);
+            Some(format!("{}: {counts} ({status})", run.name))
+        }
+        End::Silent => {
+            counts.failed += 1;
+            Some(format!("{}: {counts}; killed, it printed nothing for {SILENCE:?}", run.name))
+        }
+    };
+    eprintln!("== {}: {counts} in {:.0?}", run.name, start.elapsed());
+    Ok((counts, failure))
+}
+
+fn tell(run: &Run, command: &Command) {
+    let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+    eprintln!("== {}: {} {}", run.name, command.get_program().to_string_lossy(), words.join(" "));
+}
+
+/// Runs test programs, copying their output to ours line by line.
+fn test(command: Command, run: &Run, results: &mut Results) -> Result<End> {
+    tell(run, &command);
+    child::run(command, SILENCE, |line| {
+        // Our own reader may be gone (`| head`); the result is still worth having.
+        let _ = writeln!(std::io::stdout(), "{line}");
+        results.line(line);
+    })
+}
+
+fn cargo_test(run: &Run, args: &[OsString]) -> Command {
+    let mut cargo = cargo_for(run);
     cargo.args(["test", "--no-fail-fast"]).args(run.args);
-    if !args.is_empty() {
-        cargo.arg("--").args(args);
+    if !run.tests.is_empty() || !args.is_empty() {
+        cargo.arg("--").args(run.tests).args(args);
     }
+    cargo
+}
+
+/// Builds the program of a run that has flags.
+fn cargo_rustc(run: &Run) -> Command {
+    let mut cargo = cargo_for(run);
+    cargo
+        .arg("rustc")
+        .args(run.args)
+        .args(["--message-format=json-render-diagnostics", "--"])
+        .args(run.flags);
+    cargo
+}
+
+fn cargo_for(run: &Run) -> Command {
+    let mut cargo = cargo();
     for &(key, value) in run.env {
         let added = match std::env::var(key) {
             Ok(mine) if key == "RUSTFLAGS" && !mine.is_empty() => format!("{mine} {value}"),
@@ -64,6 +150,13 @@ fn command(run: &Run, args: &[OsString]) -> Command {
         cargo.env("CARGO_TARGET_DIR", target_dir().join(folder));
     }
     cargo
+}
+
+/// The program that cargo says it has built, if this line is about one.
+fn executable(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once(r#""executable":""#)?;
+    // A quote in the path would end it early; then there is no such file, and the run fails.
+    rest.split_once('"').map(|(path, _)| path.to_owned())
 }
 
 /// How many tests ended how.
@@ -168,6 +261,18 @@ mod tests {
     #[test]
     fn what_tests_print_is_not_taken_for_results() {
         assert_eq!(counts("running late\nthe test result: ok. 9 passed; 9 failed"), Counts::default());
+    }
+
+    #[test]
+    fn the_program_that_cargo_built_is_found() {
+        let artifact = |executable: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","fresh":true,"executable":{executable},"filenames":["/x"]}}"#
+            )
+        };
+        assert_eq!(executable(&artifact(r#""/a b/programs-1""#)).as_deref(), Some("/a b/programs-1"));
+        assert_eq!(executable(&artifact("null")), None);
+        assert_eq!(executable("test executable ... ok"), None);
     }
 
     #[test]

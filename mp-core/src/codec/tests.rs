@@ -353,6 +353,31 @@ fn handles_need_a_message() {
     assert!(error.contains("std::fs::File travels only inside a message"), "{error}");
 }
 
+/// A `Deserialize` that panics costs its own message and no other: descriptors are closed, and the table is nobody's.
+#[test]
+fn a_panic_while_decoding_leaves_nothing_behind() {
+    #[derive(Debug, Serialize)]
+    struct Bomb;
+    impl<'de> Deserialize<'de> for Bomb {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Bomb, D::Error> {
+            panic!("a bomb")
+        }
+    }
+    let (mut read, write) = std::io::pipe().unwrap();
+    let spare = write.try_clone().unwrap();
+    let message = Message::encode(&(Handle(write), Bomb, Handle(spare))).unwrap();
+    let bytes = message.bytes.clone();
+    type Three = (Handle<std::fs::File>, Bomb, Handle<std::fs::File>);
+    let decode = std::panic::AssertUnwindSafe(|| message.decode::<Three>());
+    assert!(std::panic::catch_unwind(decode).is_err());
+    assert_eq!(std::io::Read::read(&mut read, &mut [0]).unwrap(), 0, "all writing ends are closed");
+
+    let error = decode_value::<(Handle<std::fs::File>, (), ())>(&bytes).unwrap_err().to_string();
+    assert!(error.contains("travels only inside a message"), "{error}");
+    let message = Message::encode(&Handle(read)).unwrap();
+    message.decode::<Handle<std::fs::File>>().unwrap();
+}
+
 proptest! {
     #[test]
     fn everything_survives(value in rich()) {

@@ -43,30 +43,52 @@ fn readers_see_whole_records_in_order() {
     });
 }
 
+/// Sleeps until `done` says so of what is published; what that was.
+fn sleep_until(side: &Published, done: impl Fn(bool, u64) -> bool) -> u64 {
+    loop {
+        let turn = side.now();
+        let closed = side.is_closed();
+        let (seen, word) = side.read();
+        if done(closed, seen.items) {
+            return seen.items;
+        }
+        if side.announce(word) && wait(side.turn(), turn, None) == super::WaitResult::Woken {
+            side.awake(word);
+        }
+    }
+}
+
+/// So many threads that sleep until `done`.
+fn sleepers(
+    side: &Arc<Published>,
+    count: usize,
+    done: fn(bool, u64) -> bool,
+) -> Vec<thread::JoinHandle<u64>> {
+    let sleeper = |_| {
+        let side = side.clone();
+        thread::spawn(move || sleep_until(&side, done))
+    };
+    (0..count).map(sleeper).collect()
+}
+
 #[test]
-fn a_sleeper_is_woken() {
+fn a_sleeper_is_woken_again() {
+    explore(3, || {
+        let side = Arc::new(Published::default());
+        let sleepers = sleepers(&side, 1, |_, items| items == 2);
+        side.publish(progress(1), 1);
+        side.publish(progress(2), 1);
+        sleepers.into_iter().for_each(|sleeper| assert_eq!(sleeper.join().unwrap(), 2));
+    });
+}
+
+#[test]
+fn all_sleepers_are_woken() {
     explore(2, || {
         let side = Arc::new(Published::default());
-        let sleepers: Vec<_> = (0..2)
-            .map(|_| {
-                let side = side.clone();
-                thread::spawn(move || {
-                    loop {
-                        let turn = side.now();
-                        let (seen, word) = side.read();
-                        if seen.items == 2 {
-                            return;
-                        }
-                        if side.announce(word) && wait(side.turn(), turn, None) == super::WaitResult::Woken {
-                            side.awake(word);
-                        }
-                    }
-                })
-            })
-            .collect();
+        let sleepers = sleepers(&side, 2, |_, items| items == 1);
         side.publish(progress(1), 2);
-        side.publish(progress(2), 2);
-        sleepers.into_iter().for_each(|sleeper| sleeper.join().unwrap());
+        sleepers.into_iter().for_each(|sleeper| assert_eq!(sleeper.join().unwrap(), 1));
     });
 }
 
@@ -168,7 +190,7 @@ impl Toy {
     }
 }
 
-/// Two putters, two getters and a close; `dying` of the first ones of each kind are killed.
+/// Two putters and two getters, of each the first may be killed; closed beside them if nobody is, else behind them.
 fn trade(preemptions: usize, dying_putter: bool, dying_getter: bool) {
     explore(preemptions, move || {
         let toy = Arc::new(Toy::default());
@@ -180,9 +202,15 @@ fn trade(preemptions: usize, dying_putter: bool, dying_getter: bool) {
             let toy = toy.clone();
             thread::spawn(move || toy.get(dies))
         });
-        toy.put.close();
+        let all_live = !dying_putter && !dying_getter;
+        if all_live {
+            toy.put.close();
+        }
         let acknowledged = putters.map(|putter| putter.join().unwrap());
         let got = getters.map(|getter| getter.join().unwrap());
+        if !all_live {
+            toy.put.close();
+        }
         let rest = toy.rest();
         assert!(
             rest.is_empty() || !got.contains(&Got::Closed),
@@ -214,31 +242,23 @@ fn nothing_is_lost_by_a_death() {
 fn a_close_wakes_all_who_sleep() {
     explore(2, || {
         let side = Arc::new(Published::default());
-        let sleepers: Vec<_> = (0..2)
-            .map(|_| {
-                let side = side.clone();
-                thread::spawn(move || {
-                    loop {
-                        let turn = side.now();
-                        let closed = side.is_closed();
-                        let (seen, word) = side.read();
-                        if closed {
-                            return seen.items;
-                        }
-                        if side.announce(word) && wait(side.turn(), turn, None) == super::WaitResult::Woken {
-                            side.awake(word);
-                        }
-                    }
-                })
-            })
-            .collect();
+        let sleepers = sleepers(&side, 2, |closed, _| closed);
+        side.close();
+        sleepers.into_iter().for_each(|sleeper| assert_eq!(sleeper.join().unwrap(), 0));
+    });
+}
+
+#[test]
+fn what_a_sleeper_sees_after_a_close_is_the_last() {
+    explore(2, || {
+        let side = Arc::new(Published::default());
+        let sleeper = sleepers(&side, 1, |closed, _| closed).remove(0);
         let published = thread::spawn({
             let side = side.clone();
             move || u64::from(side.publish_if_open(progress(1), 1).is_some())
         });
         side.close();
-        let published = published.join().unwrap();
-        sleepers.into_iter().for_each(|sleeper| assert_eq!(sleeper.join().unwrap(), published));
+        assert_eq!(sleeper.join().unwrap(), published.join().unwrap());
     });
 }
 
