@@ -116,6 +116,58 @@ fn no_handle_is_taken_for_another() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Messages in which some bytes are others: an error, or a handle to something that is there, and nothing worse.
+#[test]
+fn hostile_bytes_are_an_error_or_a_handle() {
+    let mut random = 88_172_645_463_325_252_u64;
+    let mut below = |limit: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 20) as usize % limit
+    };
+    fn look<T: std::fmt::Debug + DeserializeOwned>(message: Message) -> bool {
+        message.decode::<T>().is_ok_and(|handle| !format!("{handle:?}").is_empty())
+    }
+    let handles = handles().expect("handles");
+    let (mut refused, mut taken) = (0, 0);
+    for round in 0..60_000 {
+        let mut message = (handles[round % handles.len()].1)();
+        for _ in 0..=below(3) {
+            let at = below(message.bytes.len());
+            match below(3) {
+                0 => message.bytes[at] = below(256) as u8,
+                1 => message.bytes[at] ^= 1 << below(8),
+                _ => message.bytes.truncate(at.max(1)),
+            }
+        }
+        let looks: [fn(Message) -> bool; 17] = [
+            look::<Lock>,
+            look::<RLock>,
+            look::<Semaphore>,
+            look::<BoundedSemaphore>,
+            look::<Condition>,
+            look::<Event>,
+            look::<Barrier>,
+            look::<Value<u32>>,
+            look::<Value<u64>>,
+            look::<Value<u64>>,
+            look::<Array<u64>>,
+            look::<Array<u64>>,
+            look::<RawValue<u64>>,
+            look::<RawArray<u64>>,
+            look::<RawArray<u64>>,
+            look::<Synchronized<RawValue<u64>, RLock>>,
+            look::<SharedSlice<u64>>,
+        ];
+        match looks[(round % handles.len()).min(looks.len() - 1)](message) {
+            true => taken += 1,
+            false => refused += 1,
+        }
+    }
+    assert!(refused > 10_000 && taken > 100, "{refused} are refused, {taken} are taken");
+}
+
 #[test]
 fn the_error_says_what_came_instead() {
     let message = Message::encode(&RLock::new().expect("a lock")).expect("a message");

@@ -1,13 +1,21 @@
-//! Limits that the system sets a process: too little is an error, also where the kernel would send a signal.
+//! What shared things take: limits that the system sets are errors, also where the kernel would send a signal, and everything
+//! is given back (NA-17).
 
 mod common;
 
+use std::time::Duration;
+
 use multiprocess as mp;
+use multiprocess::core::arena::Arena;
+use multiprocess::core::message::Message;
 use multiprocess::shm::{Result, SharedVec};
-use multiprocess::{Array, Barrier, Lock, Queue, RawArray, Semaphore, ShareableList, SharedMemory, Value};
+use multiprocess::{
+    Array, Barrier, BoundedSemaphore, Condition, Event, Lock, Queue, RLock, RawArray, Semaphore,
+    ShareableList, SharedMemory, Value,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use common::alone;
+use common::{Belongings, alone};
 
 /// Sets the limit that counts, and leaves the one that it may be raised to.
 fn limit(resource: Resource, current: u64) {
@@ -68,6 +76,42 @@ fn a_limit_for_files_and_large_messages() {
         let child =
             context.process(|bytes: Vec<u8>| bytes.len(), (vec![1; 8 << 20],)).start().expect("a child");
         assert_eq!(child.join().expect("a number"), 8 << 20);
+    });
+}
+
+/// NA-17: also those with memory of their own, and what was in use when it was dropped.
+#[test]
+fn na_17_ten_thousand_of_each_leave_nothing() {
+    alone(|| {
+        let round = |number: u32| {
+            let (lock, recursive) = (Lock::new().expect("a lock"), RLock::new().expect("a lock"));
+            let guards = (lock.lock().expect("the lock"), recursive.lock().expect("the lock"));
+            let few = BoundedSemaphore::new(2).expect("a semaphore");
+            let many = Semaphore::new(number % 2 * 1000).expect("a semaphore");
+            let permit = few.acquire().expect("a permit");
+            many.release().expect("released");
+            let condition = Condition::with_lock(&lock).expect("a condition");
+            let event = Event::new().expect("an event");
+            event.set();
+            let barriers = [3, 300].map(|parties| Barrier::new(parties).expect("a barrier"));
+            assert!(barriers[1].wait_timeout(Duration::ZERO).is_err());
+            let message = Message::encode(&(&lock, &few, &many, &condition, &event, &barriers[1]));
+            type Six = (Lock, BoundedSemaphore, Semaphore, Condition, Event, Barrier);
+            let (same, _, _, _, event, barrier) = message.expect("a message").decode::<Six>().expect("six");
+            assert!(same.locked() && event.is_set() && barrier.broken());
+            // A message that nobody decodes.
+            Message::encode(&(recursive.clone(), many.clone())).expect("a message");
+            drop((guards, permit));
+        };
+        let mappings =
+            || std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted").lines().count();
+        round(1);
+        let (before, mapped) = (Belongings::now(), mappings());
+        (0..10_000).for_each(round);
+        before.assert_same();
+        assert!(mappings() <= mapped + 3, "{} mappings, before {mapped}", mappings());
+        Arena::global().sweep();
+        assert_eq!(Arena::global().chunks(), 0);
     });
 }
 

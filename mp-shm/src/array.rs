@@ -195,6 +195,47 @@ impl<T: Pod> Array<T> {
     }
 }
 
+/// Texts of varying length, as C keeps them.
+impl Array<u8> {
+    /// The bytes before the first NUL, or all of them.
+    ///
+    /// Follows `value` of Python's arrays of characters; all bytes are what [`to_vec`](Self::to_vec) returns.
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock).
+    ///
+    /// ```
+    /// use mp_shm::Array;
+    ///
+    /// let line = Array::<u8>::zeroed(16)?;
+    /// line.set_text(b"howdy")?;
+    /// line.set_text(b"hi")?;
+    /// assert_eq!(line.text()?, b"hi");
+    /// assert_eq!(&line.to_vec()?[..6], b"hi\0dy\0");
+    /// assert!(line.set_text(&[b'x'; 17]).is_err());
+    /// # Ok::<(), mp_shm::Error>(())
+    /// ```
+    pub fn text(&self) -> Result<Vec<u8>> {
+        let mut bytes = self.to_vec()?;
+        let length = bytes.iter().position(|byte| *byte == 0);
+        bytes.truncate(length.unwrap_or(bytes.len()));
+        Ok(bytes)
+    }
+
+    /// Writes `text`, and a NUL behind it if there is room for one.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds) if it does not fit; nothing is written then.
+    pub fn set_text(&self, text: &[u8]) -> Result<()> {
+        self.check(0, text.len())?;
+        self.with(|bytes| {
+            let (start, rest) = bytes.split_at_mut(text.len());
+            start.copy_from_slice(text);
+            rest.iter_mut().take(1).for_each(|end| *end = 0);
+        })
+    }
+}
+
 impl<T> Clone for Array<T> {
     fn clone(&self) -> Array<T> {
         Array { lock: self.lock.clone(), elements: self.elements.clone() }
@@ -240,6 +281,19 @@ impl<'de, T: Pod> Deserialize<'de> for Array<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// SCT-5
+    #[test]
+    fn texts_end_at_a_nul_or_at_the_end() {
+        let array = Array::from_slice(b"0123456789").unwrap();
+        assert_eq!(array.text().unwrap(), b"0123456789");
+        for text in [&b"abc"[..], b"", b"abcdefghij", b"a\xff"] {
+            array.set_text(text).unwrap();
+            assert_eq!(array.text().unwrap(), text);
+        }
+        assert!(array.set_text(b"0123456789a").is_err());
+        assert_eq!(array.to_vec().unwrap(), b"a\xff\0defghij");
+    }
 
     #[test]
     fn a_guard_holds_the_lock_and_is_a_slice() {

@@ -213,6 +213,12 @@ impl LockGuard<'_> {
         self.acquired.owner_died()
     }
 
+    /// Whether it holds the lock: not so in a child of a fork, which has but a copy of the guard.
+    #[inline]
+    pub fn is_ours(&self) -> bool {
+        self.acquired.is_ours()
+    }
+
     /// Keeps the lock held, by nobody: any process may [`release`](Lock::release) it, and no death does.
     ///
     /// For handing a lock over to another process. Do not call [`std::mem::forget`] for that: then the lock is still this
