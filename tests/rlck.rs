@@ -5,8 +5,8 @@ mod common;
 use std::time::Duration;
 
 use mp_sync::{Error, RLock};
-use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::Context;
+use multiprocess::core::connection::{Connection, pipe};
 
 use common::{NOTICED, for_each_method, kill, sleep_for_ever, state_of, wait_until};
 

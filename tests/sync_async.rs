@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::sync::{BrokenReason, DeadOwner, Error};
 use multiprocess::{Array, Barrier, Condition, Context, Event, Lock, Process, RLock, Semaphore, Value};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use common::{NOTICED, SOON, for_each_method, kill, sleep_for_ever, wait_until};
+use common::{NOTICED, SOON, for_each_method, is_running, kill, sleep_for_ever, wait_until};
 
 /// Runs the scenario once per start method, in a child: the thread that serves async waits lives as long as its process. Children
 /// have to be started before the first wait, as a process with two threads is not forked.
