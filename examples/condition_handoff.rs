@@ -75,9 +75,8 @@ fn count(desk: &Desk) -> mp::shm::Result<usize> {
             if now == turn::CLOSED {
                 return Ok(now);
             }
-            let bytes = desk.line.to_vec()?;
-            let line = String::from_utf8_lossy(&bytes);
-            desk.words.set(line.trim_end_matches('\0').split_whitespace().count() as u64)?;
+            let line = desk.line.text()?;
+            desk.words.set(String::from_utf8_lossy(&line).split_whitespace().count() as u64)?;
             Ok(turn::ANSWER)
         })?;
         if next == turn::CLOSED {
@@ -92,10 +91,7 @@ fn add_up(desk: &Desk, lines: &[&str]) -> mp::shm::Result<u64> {
     let mut sum = 0;
     for line in lines {
         desk.hand_on(&[turn::EMPTY], |_| {
-            let mut bytes = [0; LONGEST];
-            let length = line.len().min(LONGEST);
-            bytes[..length].copy_from_slice(&line.as_bytes()[..length]);
-            desk.line.copy_from_slice(0, &bytes)?;
+            desk.line.set_text(line.as_bytes())?;
             Ok(turn::LINE)
         })?;
         desk.hand_on(&[turn::ANSWER], |_| {

@@ -11,4 +11,7 @@ fn what_cannot_work_does_not_compile() {
     programs.compile_fail("tests/compile_fail/unstarted.rs");
     programs.compile_fail("tests/compile_fail/daemon_after_start.rs");
     programs.compile_fail("tests/compile_fail/wrong_arguments.rs");
+    // VAL-06
+    programs.compile_fail("tests/compile_fail/no_lock.rs");
+    programs.compile_fail("tests/compile_fail/locked_twice.rs");
 }

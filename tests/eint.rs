@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use mp_sync::{BoundedSemaphore, Lock, RLock, Semaphore};
+use mp_sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphore};
 use multiprocess::core::Error;
 use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::core::wait::wait_ready;
@@ -180,6 +180,23 @@ fn eint_03_time_limits() {
             assert!(matches!(here.recv_timeout::<()>(limit), Err(Error::Timeout { .. })));
         });
         within("poll", &|| assert!(!here.poll(limit).expect("a poll")));
+        let (lock, recursive) = (Lock::new().expect("a lock"), RLock::new().expect("a lock"));
+        let (none, event) = (Semaphore::new(0).expect("a semaphore"), Event::new().expect("an event"));
+        let (two, condition) = (Barrier::new(2).expect("a barrier"), Condition::new().expect("a condition"));
+        let _guard = lock.lock().expect("the lock");
+        within("lock", &|| assert!(lock.lock_timeout(limit).is_err()));
+        within("recursive lock", &|| {
+            let _guard = recursive.lock().expect("the lock");
+            let waits = || assert!(recursive.lock_timeout(limit).is_err());
+            std::thread::scope(|scope| scope.spawn(waits).join().expect("no panic"));
+        });
+        within("semaphore", &|| assert!(none.acquire_timeout(limit).is_err()));
+        within("event", &|| assert!(!event.wait_timeout(limit)));
+        within("barrier", &|| assert!(two.wait_timeout(limit).is_err()));
+        within("condition", &|| {
+            let mut guard = condition.lock().expect("the lock");
+            assert!(!condition.wait_timeout(&mut guard, limit).expect("the lock"));
+        });
         within("wait", &|| assert!(wait_ready(&[&here], Some(limit)).expect("a wait").is_empty()));
         here.send(&()).expect("sent");
         child.join().expect("an orderly end");
@@ -264,6 +281,52 @@ fn the_threads_of_the_library_block_all_signals_and_their_children_none() {
         assert_eq!(of_task(), 0);
         drop(pool);
         log::set_max_level(log::LevelFilter::Off);
+    });
+}
+
+/// EINT-04: what is waited for comes after half a second of signals.
+#[test]
+fn eint_04_condition_event_and_barrier() {
+    type Three = (Condition, Event, Barrier);
+    for_each_method(|context| {
+        let three = (
+            Condition::new().expect("a condition"),
+            Event::new().expect("an event"),
+            Barrier::new(2).expect("a barrier"),
+        );
+        for which in 0..3 {
+            let wait = |three: Three, which: usize, there: Connection| {
+                count_signals();
+                let mut guard = three.0.lock().expect("the lock");
+                there.send("ready").expect("sent");
+                match which {
+                    0 => three.0.wait(&mut guard).expect("a notification"),
+                    1 => three.1.wait(),
+                    _ => assert!(three.2.wait().expect("two parties") < 2),
+                }
+                drop(guard);
+                there.send(&()).expect("sent");
+                SIGNALS.load(SeqCst)
+            };
+            let (here, there) = pipe().expect("a pipe");
+            let child = context.process(wait, (three.clone(), which, there)).start().expect("a child");
+            assert_eq!(here.recv::<String>().expect("a word of the child"), "ready");
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(500) {
+                interrupt(child.pid());
+                assert!(!here.poll(Duration::from_millis(10)).expect("a poll"), "it did not wait");
+            }
+            match which {
+                0 => {
+                    let _guard = three.0.lock().expect("the lock");
+                    assert_eq!(three.0.notify_all().expect("the lock"), 1);
+                }
+                1 => three.1.set(),
+                _ => assert!(three.2.wait().expect("two parties") < 2),
+            }
+            here.recv::<()>().expect("it waits no more");
+            assert!(child.join().expect("a count") >= 10);
+        }
     });
 }
 

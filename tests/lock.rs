@@ -9,14 +9,10 @@ use mp_sync::{BoundedSemaphore, Error, Lock, LockGuard, RLock, Semaphore};
 use multiprocess::core::arena::{InSharedMemory, Shared};
 use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::{Context, Pool, Process};
-use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use common::{for_each_method, is_running, sleep_for_ever, state_of, wait_until};
-
-/// In which a death is noticed, and what a busy machine may add to it.
-const NOTICED: Duration = Duration::from_millis(100 + 400);
+use common::{NOTICED, for_each_method, is_running, kill, sleep_for_ever, state_of, wait_until};
 
 /// A child that holds the lock by a guard, has said so, and never releases it.
 fn keeper(context: Context, lock: &Lock) -> Process<()> {
@@ -29,13 +25,6 @@ fn keeper(context: Context, lock: &Lock) -> Process<()> {
     let child = context.process(keep, (lock.clone(), there)).start().expect("a child");
     here.recv::<()>().expect("a word of the child");
     child
-}
-
-fn kill<R>(child: &Process<R>) -> Instant {
-    kill_process(Pid::from_raw(child.pid() as i32).expect("a pid"), Signal::KILL).expect("killed");
-    let killed = Instant::now();
-    wait_until("the child is dead", || !is_running(child.pid()));
-    killed
 }
 
 #[test]

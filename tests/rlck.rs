@@ -2,17 +2,13 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mp_sync::{Error, RLock};
+use multiprocess::Context;
 use multiprocess::core::connection::{Connection, pipe};
-use multiprocess::{Context, Process};
-use rustix::process::{Pid, Signal, kill_process};
 
-use common::{for_each_method, is_running, sleep_for_ever, state_of, wait_until};
-
-/// In which a death is noticed, and what a busy machine may add to it.
-const NOTICED: Duration = Duration::from_millis(100 + 400);
+use common::{NOTICED, for_each_method, kill, sleep_for_ever, state_of, wait_until};
 
 #[test]
 fn rlck_01_three_levels() {
@@ -90,6 +86,36 @@ fn rlck_03_others_stay_out_until_depth_is_zero() {
     });
 }
 
+/// SYN-6: the owner is a thread, so another one of the same process has neither the lock nor the right to release it.
+#[test]
+fn rlck_03_another_thread_stays_out() {
+    for_each_method(|context| {
+        let check = |lock: RLock| {
+            let guard = lock.lock().expect("the lock");
+            let other = std::thread::spawn({
+                let lock = lock.clone();
+                move || {
+                    assert!(lock.locked() && !lock.is_mine());
+                    assert!(matches!(lock.try_lock(), Err(Error::WouldBlock { .. })));
+                    assert!(matches!(
+                        lock.lock_timeout(Duration::from_millis(50)),
+                        Err(Error::Timeout { .. })
+                    ));
+                    assert!(matches!(lock.release(), Err(Error::NotHeld { .. })));
+                    assert_eq!(format!("{lock:?}"), "<RLock(SomeOtherThread, nonzero)>");
+                }
+            });
+            other.join().expect("no panic");
+            assert!(lock.is_mine());
+            drop(guard);
+            std::thread::spawn(move || drop(lock.try_lock().expect("free"))).join().expect("no panic");
+        };
+        let lock = RLock::new().expect("a lock");
+        context.process(check, (lock.clone(),)).start().expect("a child").join().expect("an orderly end");
+        assert!(!lock.locked());
+    });
+}
+
 #[test]
 fn rlck_04_scope_use() {
     for_each_method(|context| {
@@ -139,13 +165,6 @@ fn the_next_after_a_killed_holder_is_told() {
         assert!(lock.lock().expect("the lock").owner_died().is_none(), "told once");
         assert!(!lock.locked());
     });
-}
-
-fn kill<R>(child: &Process<R>) -> Instant {
-    kill_process(Pid::from_raw(child.pid() as i32).expect("a pid"), Signal::KILL).expect("killed");
-    let killed = Instant::now();
-    wait_until("the child is dead", || !is_running(child.pid()));
-    killed
 }
 
 /// SYN-6

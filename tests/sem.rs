@@ -8,14 +8,10 @@ use std::time::{Duration, Instant};
 use mp_sync::{BoundedSemaphore, Error, Semaphore};
 use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::{Context, Pool, Process};
-use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use common::{for_each_method, is_running, sleep_for_ever, state_of, wait_until};
-
-/// In which a death is noticed, and what a busy machine may add to it.
-const NOTICED: Duration = Duration::from_millis(100 + 400);
+use common::{NOTICED, for_each_method, kill, sleep_for_ever, state_of, wait_until};
 
 /// What both kinds can do.
 trait Permits: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -61,13 +57,6 @@ fn keeper<P: Permits>(context: Context, semaphore: &P, count: usize) -> Process<
     let child = context.process(keep, (semaphore.clone(), count, there)).start().expect("a child");
     here.recv::<()>().expect("a word of the child");
     child
-}
-
-fn kill<R>(child: &Process<R>) -> Instant {
-    kill_process(Pid::from_raw(child.pid() as i32).expect("a pid"), Signal::KILL).expect("killed");
-    let killed = Instant::now();
-    wait_until("the child is dead", || !is_running(child.pid()));
-    killed
 }
 
 /// SEM-01, SEM-03: one process counts down, the other sees it and counts up.

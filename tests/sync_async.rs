@@ -17,10 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use common::{SOON, for_each_method, is_running, sleep_for_ever, wait_until};
-
-/// In which a death is noticed, and what a busy machine may add to it.
-const NOTICED: Duration = Duration::from_millis(100 + 400);
+use common::{NOTICED, SOON, for_each_method, is_running, kill, sleep_for_ever, wait_until};
 
 /// Runs the scenario once per start method, in a child: the thread that serves async waits lives as long as its process. Children
 /// have to be started before the first wait, as a process with two threads is not forked.
@@ -75,10 +72,7 @@ fn killed_meanwhile<F: Future>(child: &Process<()>, future: F) -> (F::Output, Du
         let killer = scope.spawn(|| {
             // So that the future has begun to wait, as a rule.
             thread::sleep(Duration::from_millis(70));
-            kill_process(Pid::from_raw(child.pid() as i32).expect("a pid"), Signal::KILL).expect("killed");
-            let killed = Instant::now();
-            wait_until("the child is dead", || !is_running(child.pid()));
-            killed
+            kill(child)
         });
         let output = block_on(future);
         let now = Instant::now();

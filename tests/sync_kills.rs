@@ -12,6 +12,7 @@ use std::time::Duration;
 use common::{SOON, is_running};
 use mp_sync::{Barrier, BrokenReason, Condition, DeadOwner, Error, Event, Lock, RLock, Semaphore};
 use multiprocess::core::arena::Shared;
+use multiprocess::{Array, Value};
 use referee::{Board, Worker, kills};
 
 /// What a lock guards: who is inside, and two numbers that are the same except in the middle of a change.
@@ -51,6 +52,55 @@ fn na_03_a_lock() {
     let board = kills("lock", &lock, 4, life, |_| ());
     let guard = lock.lock_timeout(SOON).expect("the lock");
     assert!(guard.owner_died().is_none() && board.words[1].load(SeqCst) == board.words[2].load(SeqCst));
+}
+
+/// Numbers that lie beside their lock, changed through its guard.
+#[test]
+fn na_03_a_value_and_an_array() {
+    type Both = (Value<[u64; 2]>, Array<u64>);
+    /// Makes good what a dead one left, then changes the two numbers, one after the other.
+    fn change(worker: &mut Worker<Both>, numbers: &mut [u64], died: Option<DeadOwner>) {
+        if let Some(dead) = died {
+            assert!(!is_running(dead.pid()), "process {} is said to be dead", dead.pid());
+            numbers[1] = numbers[0];
+        }
+        assert_eq!(numbers[0], numbers[1], "the change of one who is not said to be dead is not whole");
+        numbers[0] += 1;
+        worker.dawdle();
+        numbers[1] += 1;
+    }
+    let both = (Value::new([0; 2]).expect("a value"), Array::zeroed(2).expect("an array"));
+    let life = |mut worker: Worker<Both>| {
+        let (value, array) = worker.thing.clone();
+        while worker.goes_on() {
+            let mut guard = worker.wait(|_| value.lock()).expect("the lock");
+            let died = guard.owner_died();
+            change(&mut worker, &mut *guard, died);
+            drop(guard);
+            let mut guard = worker.wait(|_| array.lock()).expect("the lock");
+            let died = guard.owner_died();
+            change(&mut worker, &mut guard, died);
+            drop(guard);
+            // Not whole, perhaps, but never torn: whoever writes has the lock.
+            let [one, other] = worker.wait(|_| value.get()).expect("numbers");
+            assert!(one == other || one == other + 1, "{one} and {other}");
+        }
+    };
+    kills("value and array", &both, 4, life, |_| ());
+    // Perhaps nobody has had one of them since its last holder was killed.
+    let settle = |numbers: &[u64], died: Option<DeadOwner>| {
+        assert!(died.is_some() || numbers[0] == numbers[1], "{numbers:?}");
+        assert!(numbers[0] > 0);
+    };
+    let (value, array) = both;
+    let guard = value.lock_timeout(SOON).expect("the lock");
+    settle(&*guard, guard.owner_died());
+    drop(guard);
+    let guard = array.lock_timeout(SOON).expect("the lock");
+    settle(&guard, guard.owner_died());
+    drop(guard);
+    assert!(value.lock().expect("the lock").owner_died().is_none(), "told once");
+    assert!(array.lock().expect("the lock").owner_died().is_none(), "told once");
 }
 
 #[test]

@@ -9,7 +9,9 @@ use multiprocess as mp;
 use multiprocess::core::arena::Arena;
 use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::shm::copy;
-use multiprocess::{Array, Lock, Process, RLock, RawArray, RawValue, Synchronized, Value, synchronized};
+use multiprocess::{
+    Array, Context, Lock, Process, ProcessError, RLock, RawArray, RawValue, Synchronized, Value, synchronized,
+};
 
 use common::{Belongings, SOON, alone, for_each_method, sleep_for_ever, wait_until};
 
@@ -332,6 +334,49 @@ fn val_08_the_next_one_is_told_that_the_holder_died() {
         drop(guard);
         assert!(array.lock().expect("a lock").owner_died().is_none(), "told once");
         let _ = child.join();
+    });
+}
+
+/// A copy of a guard does not hold the lock; a lock that the child takes does.
+#[test]
+fn a_forked_child_reads_under_its_own_lock() {
+    alone(|| {
+        let value = Value::new(1_u64).expect("a value");
+        let guard = value.lock().expect("a lock");
+        let (here, there) = pipe().expect("a pipe");
+        let child = Context::fork().fork_with(|| {
+            there.send(&value.try_lock().is_err()).expect("sent");
+            there.recv::<()>().expect("leave to lock");
+            let mut own = value.lock().expect("a lock");
+            *own += 1;
+            *own
+        });
+        let child = child.expect("a child");
+        assert!(here.recv::<bool>().expect("whether it is held"));
+        drop(guard);
+        here.send(&()).expect("sent");
+        assert_eq!((child.join().expect("a number"), value.get().expect("a number")), (2, 2));
+    });
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn the_copy_of_a_guard_in_a_forked_child_is_found_by_debug_builds() {
+    alone(|| {
+        let value = Value::new(1_u64).expect("a value");
+        let mut guard = value.lock().expect("a lock");
+        for write in [false, true] {
+            let child = Context::fork().fork_with(|| if write { *guard = 2 } else { assert_eq!(*guard, 1) });
+            match child.expect("a child").join() {
+                Err(ProcessError::Panicked { report, .. }) => {
+                    assert!(report.to_string().contains("but a copy of it"), "{report}")
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(*guard, 1);
+        drop(guard);
+        assert!(value.lock().expect("a lock").owner_died().is_none());
     });
 }
 

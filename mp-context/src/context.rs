@@ -108,7 +108,8 @@ impl Context {
     }
 
     /// Starts a process that runs `closure`, which may capture anything: of the fork context only, as the captured
-    /// values are copied with all the memory of this process. Their destructors run there too.
+    /// values are copied with all the memory of this process. Their destructors run there too. Guards are copied without
+    /// their holds: a captured guard of a shared value or array is not to be used there.
     ///
     /// Follows the start method fork of Python, where arguments need not be serialisable.
     ///

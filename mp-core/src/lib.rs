@@ -24,6 +24,7 @@ pub mod parcel;
 pub mod process;
 pub mod region;
 pub mod ring;
+pub mod room;
 pub mod segment;
 pub mod spin;
 pub mod wait;

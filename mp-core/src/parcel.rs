@@ -56,6 +56,7 @@ pub fn unpack(mut message: Message) -> Result<Message> {
 /// [`Error::Io`] when memory is short.
 pub fn store(bytes: &[u8]) -> Result<OwnedFd> {
     let failed = |error| Error::io(format!("storing a message of {} bytes in memory", bytes.len()), error);
+    crate::room::file(bytes.len()).map_err(failed)?;
     let memory = MemfdOptions::new().close_on_exec(true).create("multiprocess-message");
     let mut file = memory.map_err(|error| failed(std::io::Error::other(error)))?.into_file();
     file.write_all(bytes).map_err(failed)?;

@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::handle;
 use crate::message::SharedFd;
-use crate::{Error, Result};
+use crate::{Error, Result, room};
 
 /// The identity of a segment: equal in every process that holds it, for as long as anybody does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +105,7 @@ impl Segment {
             let reason = format!("{name:?} has more than 200 bytes or a NUL inside");
             return Err(Error::Invalid { what: "segment name", reason });
         }
+        room::file(length).map_err(|error| Error::io(what(), error))?;
         let memory = MemfdOptions::new()
             .allow_sealing(true)
             .close_on_exec(true)
@@ -208,7 +209,7 @@ impl Segment {
             return Ok(());
         }
         if flags.is_empty() {
-            check_memory(range.len()).map_err(|source| {
+            room::memory(range.len()).map_err(|source| {
                 Error::io(format!("{doing} bytes {range:?} of a shared memory segment"), source)
             })?;
         }
@@ -271,45 +272,6 @@ impl Serialize for Segment {
 impl<'de> Deserialize<'de> for Segment {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Segment, D::Error> {
         handle::deserialize(deserializer, "Segment", |fds, index: u32| fds.segment(index, "Segment"))
-    }
-}
-
-/// Refuses what cannot be there: the kernel would kill a process for want of memory instead of failing.
-///
-/// Only for large sizes, where one look at the system costs nothing by comparison. What files of a control
-/// group do not say, or where there are none, is taken as unlimited.
-pub(crate) fn check_memory(wanted: usize) -> std::io::Result<()> {
-    const LARGE: usize = 64 << 20;
-    if wanted < LARGE {
-        return Ok(());
-    }
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
-    let field = |text: &str, name: &str| {
-        text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok())
-    };
-    let system = read("/proc/meminfo").and_then(|text| {
-        let kib = field(&text, "MemAvailable:")?.saturating_add(field(&text, "SwapFree:").unwrap_or(0));
-        Some(kib.saturating_mul(1024))
-    });
-    // Files that are only cached count as used there, but give way.
-    let group = |folder: &str, limit: &str, used: &str| {
-        let stat = read(&format!("{folder}/memory.stat")).unwrap_or_default();
-        let cached = ["inactive_file ", "active_file "].map(|name| field(&stat, name).unwrap_or(0));
-        let used = number(&format!("{folder}/{used}"))?.saturating_sub(cached[0].saturating_add(cached[1]));
-        Some(number(&format!("{folder}/{limit}"))?.saturating_sub(used))
-    };
-    let free = [
-        system,
-        group("/sys/fs/cgroup", "memory.max", "memory.current"),
-        group("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ];
-    match free.into_iter().flatten().min() {
-        Some(free) if free < wanted as u64 => Err(std::io::Error::new(
-            std::io::ErrorKind::OutOfMemory,
-            format!("{wanted} bytes of memory are wanted, {free} are available"),
-        )),
-        _ => Ok(()),
     }
 }
 

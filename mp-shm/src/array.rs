@@ -4,22 +4,22 @@
 //! that process left them.
 
 use std::fmt;
-use std::marker::PhantomData;
-use std::mem::{align_of, size_of};
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use bytemuck::Pod;
-use mp_core::region::Region;
 use mp_sync::{Lock, LockGuard};
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::Result;
+use crate::elements::Elements;
 use crate::guard::ValueGuard;
-use crate::{Error, Result, typed};
 
-/// Begins the message of an array: what is anything else is not taken for one.
-const MARK: u32 = u32::from_be_bytes(*b"Arra");
+/// Begins the message: no handle to anything else is taken for one.
+#[derive(Serialize, Deserialize)]
+enum Kind {
+    Array,
+}
 
 /// A fixed number of elements that processes share, with one lock; a clone is another handle to the same ones.
 ///
@@ -42,16 +42,15 @@ const MARK: u32 = u32::from_be_bytes(*b"Arra");
 /// ```
 pub struct Array<T> {
     lock: Lock,
-    region: Region,
-    length: usize,
-    elements: PhantomData<fn(T) -> T>,
+    /// Reached under the lock only.
+    elements: Elements<T>,
 }
 
 impl<T: Pod> Array<T> {
     /// `length` elements whose bytes are all zero, with a lock of their own.
     ///
     /// # Errors
-    /// [`Error::Core`] when memory does not suffice, [`Error::Invalid`] for a length that no memory could have.
+    /// [`Error::Core`](crate::Error::Core) when memory does not suffice, [`Error::Invalid`](crate::Error::Invalid) for a length that no memory could have.
     pub fn zeroed(length: usize) -> Result<Array<T>> {
         Array::zeroed_with_lock(length, &Lock::new()?)
     }
@@ -71,8 +70,7 @@ impl<T: Pod> Array<T> {
     /// # Errors
     /// As for [`zeroed`](Self::zeroed).
     pub fn zeroed_with_lock(length: usize, lock: &Lock) -> Result<Array<T>> {
-        let region = typed::region::<T>("array", length)?;
-        Ok(Array { lock: lock.clone(), region, length, elements: PhantomData })
+        Ok(Array { elements: Elements::zeroed(length)?, lock: lock.clone() })
     }
 
     /// As [`from_slice`](Self::from_slice), with a given lock; see [`zeroed_with_lock`](Self::zeroed_with_lock).
@@ -80,21 +78,12 @@ impl<T: Pod> Array<T> {
     /// # Errors
     /// As for [`zeroed`](Self::zeroed).
     pub fn with_lock(values: &[T], lock: &Lock) -> Result<Array<T>> {
-        let array = Array::zeroed_with_lock(values.len(), lock)?;
-        // SAFETY: so many elements are mapped and aligned there, apart from `values`, and nobody else has seen them.
-        unsafe { ptr::copy_nonoverlapping(values.as_ptr(), array.start().as_ptr(), values.len()) };
-        Ok(array)
-    }
-
-    /// The first element. `length` of them are mapped and aligned there for as long as `self` lives, and are reached under
-    /// the lock only.
-    fn start(&self) -> NonNull<T> {
-        self.region.as_ptr().cast()
+        Ok(Array { elements: Elements::from_slice(values)?, lock: lock.clone() })
     }
 
     fn guard<'a>(&'a self, lock: LockGuard<'a>) -> ValueGuard<'a, [T]> {
-        let elements = NonNull::slice_from_raw_parts(self.start(), self.length);
-        // SAFETY: what `start` promises is what `ValueGuard` asks for; `T` is plain data.
+        let elements = NonNull::slice_from_raw_parts(self.elements.start(), self.len());
+        // SAFETY: what `start` promises is what `ValueGuard` asks for; `T` is plain data, reached under the lock only.
         unsafe { ValueGuard::new(lock, elements) }
     }
 
@@ -140,18 +129,18 @@ impl<T: Pod> Array<T> {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.length
+        self.elements.len()
     }
 
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.len() == 0
     }
 
     /// The element at `index`, read under the lock.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`].
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds).
     pub fn get(&self, index: usize) -> Result<T> {
         self.check(index, 1)?;
         self.with(|elements| elements[index])
@@ -160,7 +149,7 @@ impl<T: Pod> Array<T> {
     /// Writes the element at `index`, under the lock.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`].
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds).
     pub fn set(&self, index: usize, value: T) -> Result<()> {
         self.check(index, 1)?;
         self.with(|elements| elements[index] = value)
@@ -172,7 +161,7 @@ impl<T: Pod> Array<T> {
     /// As for [`lock`](Self::lock).
     pub fn to_vec(&self) -> Result<Vec<T>> {
         // The memory is taken before the lock, so that the lock is held for the copy alone.
-        let mut values = vec![T::zeroed(); self.length];
+        let mut values = vec![T::zeroed(); self.len()];
         self.with(|elements| values.copy_from_slice(elements))?;
         Ok(values)
     }
@@ -180,7 +169,7 @@ impl<T: Pod> Array<T> {
     /// Reads the elements from `index` on into `values`, as many as fit there, as they were at one moment.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`] if there are not so many.
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds) if there are not so many.
     pub fn copy_to_slice(&self, index: usize, values: &mut [T]) -> Result<()> {
         self.check(index, values.len())?;
         self.with(|elements| values.copy_from_slice(&elements[index..index + values.len()]))
@@ -189,7 +178,7 @@ impl<T: Pod> Array<T> {
     /// Writes `values` from `index` on, under the lock.
     ///
     /// # Errors
-    /// [`Error::OutOfBounds`] if they do not all fit; nothing is written then.
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds) if they do not all fit; nothing is written then.
     pub fn copy_from_slice(&self, index: usize, values: &[T]) -> Result<()> {
         self.check(index, values.len())?;
         self.with(|elements| elements[index..index + values.len()].copy_from_slice(values))
@@ -197,13 +186,7 @@ impl<T: Pod> Array<T> {
 
     /// Whether the elements from `index` on are there, `count` of them.
     fn check(&self, index: usize, count: usize) -> Result<()> {
-        match index.checked_add(count) {
-            Some(end) if end <= self.length => Ok(()),
-            _ => {
-                let index = index.max(self.length);
-                Err(Error::OutOfBounds { what: "a shared array", index, length: self.length })
-            }
-        }
+        self.elements.place(index, count).map(drop)
     }
 
     /// The lock: its own, or the one that it was given.
@@ -212,17 +195,57 @@ impl<T: Pod> Array<T> {
     }
 }
 
+/// Texts of varying length, as C keeps them.
+impl Array<u8> {
+    /// The bytes before the first NUL, or all of them.
+    ///
+    /// Follows `value` of Python's arrays of characters; all bytes are what [`to_vec`](Self::to_vec) returns.
+    ///
+    /// # Errors
+    /// As for [`lock`](Self::lock).
+    ///
+    /// ```
+    /// use mp_shm::Array;
+    ///
+    /// let line = Array::<u8>::zeroed(16)?;
+    /// line.set_text(b"howdy")?;
+    /// line.set_text(b"hi")?;
+    /// assert_eq!(line.text()?, b"hi");
+    /// assert_eq!(&line.to_vec()?[..6], b"hi\0dy\0");
+    /// assert!(line.set_text(&[b'x'; 17]).is_err());
+    /// # Ok::<(), mp_shm::Error>(())
+    /// ```
+    pub fn text(&self) -> Result<Vec<u8>> {
+        let mut bytes = self.to_vec()?;
+        let length = bytes.iter().position(|byte| *byte == 0);
+        bytes.truncate(length.unwrap_or(bytes.len()));
+        Ok(bytes)
+    }
+
+    /// Writes `text`, and a NUL behind it if there is room for one.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBounds`](crate::Error::OutOfBounds) if it does not fit; nothing is written then.
+    pub fn set_text(&self, text: &[u8]) -> Result<()> {
+        self.check(0, text.len())?;
+        self.with(|bytes| {
+            let (start, rest) = bytes.split_at_mut(text.len());
+            start.copy_from_slice(text);
+            rest.iter_mut().take(1).for_each(|end| *end = 0);
+        })
+    }
+}
+
 impl<T> Clone for Array<T> {
     fn clone(&self) -> Array<T> {
-        let (lock, region) = (self.lock.clone(), self.region.clone());
-        Array { lock, region, length: self.length, elements: PhantomData }
+        Array { lock: self.lock.clone(), elements: self.elements.clone() }
     }
 }
 
 /// Whether both are the same array.
 impl<T> PartialEq for Array<T> {
     fn eq(&self, other: &Array<T>) -> bool {
-        self.region == other.region
+        self.elements == other.elements
     }
 }
 
@@ -244,74 +267,32 @@ impl<T: Pod + fmt::Debug> fmt::Debug for Array<T> {
 
 impl<T: Pod> Serialize for Array<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (MARK, size_of::<T>(), align_of::<T>(), &self.lock, &self.region, self.length).serialize(serializer)
+        (Kind::Array, &self.lock, &self.elements).serialize(serializer)
     }
 }
 
 impl<'de, T: Pod> Deserialize<'de> for Array<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Array<T>, D::Error> {
-        let (mark, size, align, lock, region, length): (u32, usize, usize, Lock, Region, usize) =
-            Deserialize::deserialize(deserializer)?;
-        typed::check::<T>("array", mark == MARK, size, align).map_err(D::Error::custom)?;
-        let fits = length.checked_mul(size).is_some_and(|size| size <= region.len());
-        if !fits || !region.as_ptr().cast::<T>().is_aligned() {
-            return Err(D::Error::custom("a shared array lies outside of its memory"));
-        }
-        Ok(Array { lock, region, length, elements: PhantomData })
+        let (_, lock, elements) = <(Kind, Lock, Elements<T>)>::deserialize(deserializer)?;
+        Ok(Array { lock, elements })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use bytemuck::Zeroable;
-    use mp_core::message::Message;
-    use proptest::prelude::*;
-
     use super::*;
 
-    #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-    #[repr(C)]
-    struct Point {
-        x: i32,
-        y: f32,
-        id: [u8; 4],
-    }
-
+    /// SCT-5
     #[test]
-    fn elements_of_every_size_and_alignment() {
-        fn check<T: Pod + PartialEq + fmt::Debug>(values: &[T]) {
-            let array = Array::from_slice(values).unwrap();
-            assert_eq!(array.to_vec().unwrap(), values);
-            let copy: Array<T> = Message::encode(&array).unwrap().decode().unwrap();
-            assert_eq!(copy, array);
-            for (index, value) in values.iter().rev().enumerate() {
-                copy.set(index, *value).unwrap();
-                assert_eq!(array.get(index).unwrap(), *value);
-            }
-            assert_eq!(Array::<T>::zeroed(3).unwrap().to_vec().unwrap(), [T::zeroed(); 3]);
+    fn texts_end_at_a_nul_or_at_the_end() {
+        let array = Array::from_slice(b"0123456789").unwrap();
+        assert_eq!(array.text().unwrap(), b"0123456789");
+        for text in [&b"abc"[..], b"", b"abcdefghij", b"a\xff"] {
+            array.set_text(text).unwrap();
+            assert_eq!(array.text().unwrap(), text);
         }
-        check(&[1_u8, 2, 255]);
-        check(&[1_u16, 2, u16::MAX]);
-        check(&[f64::MAX, -0.0, 1.5]);
-        check(&[u128::MAX, 1, 1 << 64]);
-        check(&[[1_u8; 3], [2; 3], [3; 3]]);
-        check(&[Point { x: -1, y: 2.5, id: *b"a\0c " }; 5]);
-        check(&[(); 4]);
-        check::<u64>(&[]);
-        check(&(0..100_000).collect::<Vec<u32>>());
-    }
-
-    #[test]
-    fn errors_name_index_and_length() {
-        let array = Array::<u32>::zeroed(10).unwrap();
-        let error = array.get(10).unwrap_err().to_string();
-        assert!(error.contains("length 10 has no index 10"), "{error}");
-        assert!(matches!(array.set(usize::MAX, 1), Err(Error::OutOfBounds { index: usize::MAX, .. })));
-        assert!(matches!(array.copy_from_slice(8, &[1, 2, 3]), Err(Error::OutOfBounds { index: 10, .. })));
-        assert!(array.copy_to_slice(10, &mut []).is_ok() && array.copy_to_slice(11, &mut []).is_err());
-        assert_eq!(array.to_vec().unwrap(), [0; 10]);
-        assert!(matches!(Array::<u64>::zeroed(usize::MAX / 8), Err(Error::Invalid { .. })));
-        assert!(matches!(Array::<u64>::zeroed(usize::MAX), Err(Error::Invalid { .. })));
+        assert!(array.set_text(b"0123456789a").is_err());
+        assert_eq!(array.to_vec().unwrap(), b"a\xff\0defghij");
     }
 
     #[test]
@@ -326,42 +307,5 @@ mod tests {
         guard.sort();
         drop(guard);
         assert_eq!(format!("{array:?}"), "Array([1, 2, 3])");
-    }
-
-    #[test]
-    fn other_types_are_refused() {
-        let send = || Message::encode(&Array::<u32>::zeroed(10).unwrap()).unwrap();
-        assert!(send().decode::<Array<f32>>().is_ok(), "any bytes are plain data");
-        assert!(send().decode::<Array<u64>>().is_err());
-        let error = send().decode::<Array<[u8; 4]>>().unwrap_err().to_string();
-        assert!(error.contains("[u8; 4]"), "{error}");
-        assert!(send().decode::<crate::Value<u32>>().is_err());
-        let (lock, region) = (Lock::new().unwrap(), Region::new("short", 64).unwrap());
-        for length in [17_usize, usize::MAX] {
-            let forged = Message::encode(&(MARK, 4_usize, 4_usize, &lock, &region, length)).unwrap();
-            assert!(forged.decode::<Array<u32>>().is_err());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn as_a_vector(
-            mut model in prop::collection::vec(any::<u16>(), 0..50),
-            steps in prop::collection::vec((0..60_usize, prop::collection::vec(any::<u16>(), 0..20)), 0..20),
-        ) {
-            let array = Array::from_slice(&model).unwrap();
-            for (index, values) in steps {
-                let wrote = array.copy_from_slice(index, &values).is_ok();
-                let there = model.get_mut(index..index + values.len());
-                prop_assert_eq!(wrote, there.is_some());
-                if let Some(there) = there {
-                    there.copy_from_slice(&values);
-                    let mut read = values.clone();
-                    array.copy_to_slice(index, &mut read).unwrap();
-                    prop_assert_eq!(read, values);
-                }
-            }
-            prop_assert_eq!(array.to_vec().unwrap(), model);
-        }
     }
 }

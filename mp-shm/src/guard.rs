@@ -13,8 +13,9 @@
 //! - When the lock is taken from a holder, that holder is dead, all its threads and references included. Whatever bytes it
 //!   left are a `T`, because `T` is plain data.
 //!
-//! What this cannot see to is what no memory between processes can: that all who have it mapped keep to these rules. A
-//! closure that is forked along with a guard has a copy of the guard, which does not hold the lock; it must not use it.
+//! What this cannot see to is what no memory between processes can: that all who have it mapped keep to these rules, and
+//! that nobody makes up a message that pairs the memory of one with the lock of another. A closure that is forked along with
+//! a guard has a copy of the guard, which does not hold the lock; it must not use it, and debug builds look.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -29,7 +30,8 @@ use mp_sync::{DeadOwner, LockGuard};
 /// the next one who takes the lock is told so by [`owner_died`](Self::owner_died), and finds the data as they were. A panic
 /// releases the lock as usual.
 ///
-/// In a child of a fork a guard that came along is a copy without a hold; do not use it there.
+/// In a child of a fork a guard that came along is a copy without a hold, and the parent may be writing: do not use it there.
+/// With debug assertions that is a panic; take the lock in the child instead.
 ///
 /// ```
 /// use mp_shm::Array;
@@ -77,11 +79,23 @@ impl<'a, T: ?Sized> ValueGuard<'a, T> {
     }
 }
 
+impl<T: ?Sized> ValueGuard<'_, T> {
+    /// Looks in debug builds only: elements are to be had at the speed of a slice, and this would take half as long again.
+    #[inline]
+    fn assert_held(&self) {
+        debug_assert!(
+            self.lock.is_ours(),
+            "this guard holds the lock in the parent process; a forked child has but a copy of it"
+        );
+    }
+}
+
 impl<T: ?Sized> Deref for ValueGuard<'_, T> {
     type Target = T;
 
     #[inline]
     fn deref(&self) -> &T {
+        self.assert_held();
         // SAFETY: mapped, aligned and a `T`, says `new`; nobody else reaches it while the lock is held.
         unsafe { self.data.as_ref() }
     }
@@ -90,6 +104,7 @@ impl<T: ?Sized> Deref for ValueGuard<'_, T> {
 impl<T: ?Sized> DerefMut for ValueGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
+        self.assert_held();
         // SAFETY: as in `deref`; the exclusive borrow is that of `self`.
         unsafe { self.data.as_mut() }
     }

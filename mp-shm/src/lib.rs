@@ -5,6 +5,7 @@
 
 mod array;
 mod copy;
+mod elements;
 mod error;
 mod guard;
 mod list;
@@ -16,7 +17,6 @@ mod raw_value;
 mod slice;
 mod strings;
 mod synchronized;
-mod typed;
 mod value;
 mod vec;
 mod words;

@@ -10,8 +10,14 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Result;
+use crate::elements::Elements;
 use crate::plain::{self, Atomic};
-use crate::raw_array::RawArray;
+
+/// Begins the message: no handle to anything else is taken for one.
+#[derive(Serialize, Deserialize)]
+enum Kind {
+    RawValue,
+}
 
 /// One value that processes share without a lock; a clone is another handle to the same one.
 ///
@@ -34,7 +40,8 @@ use crate::raw_array::RawArray;
 /// # Ok::<(), mp_shm::Error>(())
 /// ```
 pub struct RawValue<T> {
-    array: RawArray<T>,
+    /// One, which safe code accesses by atomics in cells of `T` only.
+    elements: Elements<T>,
 }
 
 impl<T: Pod> RawValue<T> {
@@ -43,26 +50,26 @@ impl<T: Pod> RawValue<T> {
     /// # Errors
     /// [`Error::Core`](crate::Error::Core) when memory does not suffice.
     pub fn new(value: T) -> Result<RawValue<T>> {
-        RawArray::from_slice(&[value]).map(|array| RawValue { array })
+        Ok(RawValue { elements: Elements::from_slice(&[value])? })
     }
 
     /// The value. Says nothing about what else its writer wrote; see [`load`](Self::load).
     pub fn get(&self) -> T {
         let mut value = [T::zeroed()];
-        // SAFETY: the array has this one element, aligned, and safe code accesses it by atomics in cells of `T` only.
-        unsafe { plain::load(self.array.as_ptr(), &mut value) };
+        // SAFETY: there is this one element, aligned, and safe code accesses it by atomics in cells of `T` only.
+        unsafe { plain::load(self.elements.start(), &mut value) };
         value[0]
     }
 
     /// Writes the value. Says nothing about what else was written before; see [`store`](Self::store).
     pub fn set(&self, value: T) {
         // SAFETY: as in `get`.
-        unsafe { plain::store(self.array.as_ptr(), &[value]) };
+        unsafe { plain::store(self.elements.start(), &[value]) };
     }
 
-    /// Address of the value in this process; see [`RawArray::as_ptr`].
+    /// Address of the value in this process; see [`RawArray::as_ptr`](crate::RawArray::as_ptr).
     pub fn as_ptr(&self) -> std::ptr::NonNull<T> {
-        self.array.as_ptr()
+        self.elements.start()
     }
 }
 
@@ -70,9 +77,9 @@ impl<T: Pod> RawValue<T> {
 impl<T: Atomic> RawValue<T> {
     /// The atomic number, for operations that are not here or in another order.
     pub fn as_atomic(&self) -> &T::Cell {
-        // SAFETY: the array has this one element, aligned, for as long as `self` lives, and safe code accesses it by
+        // SAFETY: there is this one element, aligned, for as long as `self` lives, and safe code accesses it by
         // atomics of its size only.
-        unsafe { plain::cell(self.array.as_ptr()) }
+        unsafe { plain::cell(self.elements.start()) }
     }
 
     /// The value. What other threads and processes wrote before they stored it is seen afterwards.
@@ -120,9 +127,18 @@ impl<T: Atomic> RawValue<T> {
 
 impl<T> Clone for RawValue<T> {
     fn clone(&self) -> RawValue<T> {
-        RawValue { array: self.array.clone() }
+        RawValue { elements: self.elements.clone() }
     }
 }
+
+/// Whether both are the same value.
+impl<T> PartialEq for RawValue<T> {
+    fn eq(&self, other: &RawValue<T>) -> bool {
+        self.elements == other.elements
+    }
+}
+
+impl<T> Eq for RawValue<T> {}
 
 impl<T: Pod + fmt::Debug> fmt::Debug for RawValue<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,16 +148,16 @@ impl<T: Pod + fmt::Debug> fmt::Debug for RawValue<T> {
 
 impl<T: Pod> Serialize for RawValue<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.array.serialize(serializer)
+        (Kind::RawValue, &self.elements).serialize(serializer)
     }
 }
 
 impl<'de, T: Pod> Deserialize<'de> for RawValue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawValue<T>, D::Error> {
-        let array = RawArray::deserialize(deserializer)?;
-        match array.len() {
-            1 => Ok(RawValue { array }),
-            length => Err(D::Error::custom(format_args!("an array of {length} elements is not one value"))),
+        let (_, elements) = <(Kind, Elements<T>)>::deserialize(deserializer)?;
+        match elements.len() {
+            1 => Ok(RawValue { elements }),
+            length => Err(D::Error::custom(format_args!("{length} elements are not one value"))),
         }
     }
 }
@@ -178,7 +194,7 @@ mod tests {
 
     #[test]
     fn an_array_is_not_a_value() {
-        let array = RawArray::<u8>::zeroed(2).unwrap();
+        let array = crate::RawArray::<u8>::zeroed(2).unwrap();
         assert!(Message::encode(&array).unwrap().decode::<RawValue<u8>>().is_err());
     }
 }

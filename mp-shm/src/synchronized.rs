@@ -44,6 +44,8 @@ pub trait Locking: Clone + sealed::Locking {
     #[doc(hidden)]
     fn hold_timeout(&self, timeout: Duration) -> mp_sync::Result<Self::Guard<'_>>;
     #[doc(hidden)]
+    fn hold_async(&self) -> impl Future<Output = mp_sync::Result<Self::Guard<'_>>>;
+    #[doc(hidden)]
     fn owner_died(guard: &Self::Guard<'_>) -> Option<DeadOwner>;
 }
 
@@ -62,6 +64,9 @@ macro_rules! locking {
             }
             fn hold_timeout(&self, timeout: Duration) -> mp_sync::Result<$guard<'_>> {
                 self.lock_timeout(timeout)
+            }
+            fn hold_async(&self) -> impl Future<Output = mp_sync::Result<$guard<'_>>> {
+                self.lock_async()
             }
             fn owner_died(guard: &$guard<'_>) -> Option<DeadOwner> {
                 guard.owner_died()
@@ -127,6 +132,14 @@ impl<O, L: Locking> Synchronized<O, L> {
     /// [`mp_sync::Error::Timeout`] if somebody else held the lock all the time.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<SynchronizedGuard<'_, O, L>> {
         Ok(SynchronizedGuard { hold: self.lock.hold_timeout(timeout)?, object: &self.object })
+    }
+
+    /// As [`lock`](Self::lock), without blocking the thread; see [`Lock::lock_async`] and [`RLock::lock_async`].
+    ///
+    /// # Errors
+    /// [`mp_sync::Error::Memory`] if the thread that watches over async waits cannot be started.
+    pub async fn lock_async(&self) -> Result<SynchronizedGuard<'_, O, L>> {
+        Ok(SynchronizedGuard { hold: self.lock.hold_async().await?, object: &self.object })
     }
 
     /// The lock.

@@ -4,23 +4,25 @@
 //! process left it. A process that is killed at any other moment leaves it whole.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::mem::{align_of, size_of};
 use std::ptr::NonNull;
 use std::time::Duration;
 
 use bytemuck::Pod;
 use mp_core::arena::Arena;
-use mp_core::region::Region;
 use mp_sync::{Lock, LockGuard, RawLock};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::Result;
+use crate::elements::{Elements, Layout};
 use crate::guard::ValueGuard;
-use crate::{Result, typed};
 
-/// Begins the message of a value: what is anything else is not taken for one.
-const MARK: u32 = u32::from_be_bytes(*b"Valu");
+/// Begins the message: no handle to anything else is taken for one.
+#[derive(Serialize, Deserialize)]
+enum Kind {
+    Value,
+}
 
 /// One value that processes share, with a lock; a clone is another handle to the same one.
 ///
@@ -46,8 +48,7 @@ const MARK: u32 = u32::from_be_bytes(*b"Valu");
 pub struct Value<T> {
     /// At the beginning of its block; the value follows, unless it is elsewhere.
     lock: Lock,
-    elsewhere: Option<Box<Region>>,
-    value: PhantomData<fn(T) -> T>,
+    elsewhere: Option<Box<Elements<T>>>,
 }
 
 impl<T: Pod> Value<T> {
@@ -64,7 +65,10 @@ impl<T: Pod> Value<T> {
             return Value::with_lock(value, &Lock::new()?);
         }
         let block = Arena::global().alloc(size, align_of::<RawLock>().max(align_of::<T>()))?;
-        Ok(Value::filled(value, Lock::within(block)?, None))
+        let new = Value { lock: Lock::within(block)?, elsewhere: None };
+        // SAFETY: `place` is mapped and aligned for a `T`, and nobody else has seen the new memory.
+        unsafe { new.place().write(value) };
+        Ok(new)
     }
 
     /// `value` in shared memory, with a given lock, which may guard other things as well.
@@ -74,15 +78,7 @@ impl<T: Pod> Value<T> {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn with_lock(value: T, lock: &Lock) -> Result<Value<T>> {
-        let region = typed::region::<T>("value", 1)?;
-        Ok(Value::filled(value, lock.clone(), Some(Box::new(region))))
-    }
-
-    fn filled(value: T, lock: Lock, elsewhere: Option<Box<Region>>) -> Value<T> {
-        let new = Value { lock, elsewhere, value: PhantomData };
-        // SAFETY: `place` is mapped and aligned for a `T`, and nobody else has seen the new memory.
-        unsafe { new.place().write(value) };
-        new
+        Ok(Value { elsewhere: Some(Box::new(Elements::from_slice(&[value])?)), lock: lock.clone() })
     }
 
     /// Where the value is: mapped and aligned for as long as `self` lives, and reached under the lock only.
@@ -91,7 +87,7 @@ impl<T: Pod> Value<T> {
         match &self.elsewhere {
             // SAFETY: `new` made the block long enough for a `T` at this offset, or `deserialize` looked.
             None => unsafe { self.lock.block_start().add(Self::OFFSET).cast() },
-            Some(region) => region.as_ptr().cast(),
+            Some(elements) => elements.start(),
         }
     }
 
@@ -171,7 +167,7 @@ impl<T: Pod> Value<T> {
 
 impl<T> Clone for Value<T> {
     fn clone(&self) -> Value<T> {
-        Value { lock: self.lock.clone(), elsewhere: self.elsewhere.clone(), value: PhantomData }
+        Value { lock: self.lock.clone(), elsewhere: self.elsewhere.clone() }
     }
 }
 
@@ -200,19 +196,19 @@ impl<T: Pod + fmt::Debug> fmt::Debug for Value<T> {
 
 impl<T: Pod> Serialize for Value<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (MARK, size_of::<T>(), align_of::<T>(), &self.lock, &self.elsewhere).serialize(serializer)
+        (Kind::Value, Layout::of::<T>(), &self.lock, &self.elsewhere).serialize(serializer)
     }
 }
 
 impl<'de, T: Pod> Deserialize<'de> for Value<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value<T>, D::Error> {
-        let (mark, size, align, lock, elsewhere): (u32, usize, usize, Lock, Option<Box<Region>>) =
-            Deserialize::deserialize(deserializer)?;
-        typed::check::<T>("value", mark == MARK, size, align).map_err(D::Error::custom)?;
-        let value = Value { lock, elsewhere, value: PhantomData };
+        let (_, layout, lock, elsewhere) =
+            <(Kind, Layout, Lock, Option<Box<Elements<T>>>)>::deserialize(deserializer)?;
+        layout.check::<T>().map_err(D::Error::custom)?;
+        let value = Value { lock, elsewhere };
         let fits = match &value.elsewhere {
-            None => Self::OFFSET.checked_add(size).is_some_and(|end| end <= value.lock.block_len()),
-            Some(region) => size <= region.len(),
+            None => Self::OFFSET.saturating_add(size_of::<T>()) <= value.lock.block_len(),
+            Some(elements) => elements.len() == 1,
         };
         if !fits || !value.place().is_aligned() {
             return Err(D::Error::custom("a shared value lies outside of its memory"));
@@ -292,13 +288,16 @@ mod tests {
         assert!(send().decode::<Value<u64>>().is_err());
         assert!(send().decode::<Lock>().is_err());
         let lock = Lock::new().unwrap();
-        let region = Some(Region::new("short", 8).unwrap());
         assert!(Message::encode(&lock).unwrap().decode::<Value<u32>>().is_err());
+        // A lock alone, and two elements where there should be one.
+        type Four = [u64; 4];
+        let (layout, two) = (|| Layout::of::<Four>(), Elements::from_slice(&[[0_u64; 4]; 2]).unwrap());
         for forged in [
-            Message::encode(&(MARK, 32_usize, 8_usize, &lock, None::<Region>)),
-            Message::encode(&(MARK, 32_usize, 8_usize, &lock, region)),
+            Message::encode(&(Kind::Value, layout(), &lock, None::<Elements<Four>>)),
+            Message::encode(&(Kind::Value, layout(), &lock, Some(two))),
         ] {
-            assert!(forged.unwrap().decode::<Value<[u64; 4]>>().is_err());
+            let error = forged.unwrap().decode::<Value<Four>>().unwrap_err().to_string();
+            assert!(error.contains("outside of its memory"), "{error}");
         }
     }
 }

@@ -11,6 +11,7 @@ use std::slice;
 
 use bytemuck::Pod;
 use memfd::{FileSeal, MemfdOptions};
+use mp_core::room;
 
 use crate::pages::{Pages, reserve};
 use crate::slice::{SharedSlice, file_size};
@@ -62,6 +63,7 @@ impl<T: Pod> SharedVec<T> {
             }
             _ => Error::io(format!("making a shared vector of {size} bytes"), source),
         };
+        room::file(size).and_then(|()| room::memory(size)).map_err(fail)?;
         let file = MemfdOptions::new().allow_sealing(true).close_on_exec(true).create("vector");
         let file = file.map_err(|error| fail(into_io(error)))?.into_file();
         file.set_len(size as u64).map_err(fail)?;

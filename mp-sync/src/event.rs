@@ -95,6 +95,12 @@ impl Word {
     }
 }
 
+/// Begins the message: no handle to anything else is taken for one.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    Event,
+}
+
 /// A flag that any number of processes set, clear and wait for; a clone is another handle to the same one.
 ///
 /// It can sit inside any message, and costs no descriptor: a word of shared memory. Follows Python's
@@ -120,6 +126,7 @@ impl Word {
 /// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
+    kind: Kind,
     word: Shared<Word>,
 }
 
@@ -129,7 +136,7 @@ impl Event {
     /// # Errors
     /// [`Error::Memory`](crate::Error::Memory) if the system has no memory or descriptor left.
     pub fn new() -> Result<Event> {
-        Ok(Event { word: Shared::new()? })
+        Ok(Event { kind: Kind::Event, word: Shared::new()? })
     }
 
     /// Whether it is set at this moment.

@@ -11,6 +11,7 @@ mod barrier;
 mod condition;
 mod error;
 mod event;
+mod glance;
 mod holder;
 mod lock;
 mod patience;

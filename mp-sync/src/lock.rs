@@ -19,6 +19,12 @@ use crate::thread;
 
 const WHAT: &str = "lock";
 
+/// Begins the message: no handle to anything else is taken for one.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    Lock,
+}
+
 /// A lock that any number of processes share; a clone is another handle to the same one.
 ///
 /// It can sit inside any message, and costs no descriptor: 36 bytes of shared memory. It is not recursive: a thread that
@@ -39,6 +45,7 @@ const WHAT: &str = "lock";
 /// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lock {
+    kind: Kind,
     raw: Shared<RawLock>,
 }
 
@@ -48,7 +55,7 @@ impl Lock {
     /// # Errors
     /// [`Error::Memory`] if the system has no memory or descriptor left.
     pub fn new() -> Result<Lock> {
-        Ok(Lock { raw: Shared::new()? })
+        Ok(Lock { kind: Kind::Lock, raw: Shared::new()? })
     }
 
     /// A new lock at the beginning of a block that nobody else has a handle to yet; the bytes behind it are the caller's.
@@ -58,7 +65,7 @@ impl Lock {
     /// # Errors
     /// [`Error::Memory`] if the block is shorter than a [`RawLock`].
     pub fn within(block: Block) -> Result<Lock> {
-        Ok(Lock { raw: Shared::within(block)? })
+        Ok(Lock { kind: Kind::Lock, raw: Shared::within(block)? })
     }
 
     /// Address in this process of the block that it lies in; good for [`block_len`](Self::block_len) bytes.
@@ -204,6 +211,12 @@ impl LockGuard<'_> {
     /// The process that died while it held the lock before us, if one did: look at the data before trusting it.
     pub fn owner_died(&self) -> Option<DeadOwner> {
         self.acquired.owner_died()
+    }
+
+    /// Whether it holds the lock: not so in a child of a fork, which has but a copy of the guard.
+    #[inline]
+    pub fn is_ours(&self) -> bool {
+        self.acquired.is_ours()
     }
 
     /// Keeps the lock held, by nobody: any process may [`release`](Lock::release) it, and no death does.

@@ -37,6 +37,7 @@ use mp_core::deadline::Deadline;
 use mp_core::futex::spin_loop;
 use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, WaitResult, wait, wake};
 
+use crate::glance;
 use crate::holder::{DeadOwner, Holder};
 use crate::patience::Patience;
 use crate::thread;
@@ -426,36 +427,4 @@ pub(crate) fn is_hungry(asleep_since: Instant) -> bool {
 pub(crate) fn is_hungry(_: Instant) -> bool {
     let _ = HUNGER;
     true
-}
-
-/// When an attempt that may not wait looks whether the holder lives: it must not cost a system call each time.
-#[cfg(not(loom))]
-mod glance {
-    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-    use std::time::Duration;
-
-    use mp_core::deadline::Deadline;
-
-    use super::RawLock;
-
-    const EVERY: Duration = Duration::from_millis(5);
-    /// Locks share these by their address: some wait a little longer then.
-    static NEXT: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
-
-    pub(super) fn is_due(lock: &RawLock) -> bool {
-        let next = &NEXT[(lock as *const RawLock as usize >> 5) % NEXT.len()];
-        let now = Deadline::now().as_nanos();
-        if now < next.load(Relaxed) {
-            return false;
-        }
-        next.store(now + EVERY.as_nanos() as u64, Relaxed);
-        true
-    }
-}
-
-#[cfg(loom)]
-mod glance {
-    pub(super) fn is_due(_: &super::RawLock) -> bool {
-        true
-    }
 }

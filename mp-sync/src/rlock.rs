@@ -17,6 +17,12 @@ use crate::raw_lock::{Acquired, Hold, RawLock, acquire_async};
 
 const WHAT: &str = "recursive lock";
 
+/// Begins the message: no handle to anything else is taken for one.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    RLock,
+}
+
 /// A lock that its holder may take again, as often as it likes; free after as many releases.
 ///
 /// The holder is a thread of a process: nobody else can release it, and a child of a fork holds nothing. Otherwise as
@@ -37,6 +43,7 @@ const WHAT: &str = "recursive lock";
 /// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RLock {
+    kind: Kind,
     raw: Shared<RawLock>,
 }
 
@@ -46,7 +53,7 @@ impl RLock {
     /// # Errors
     /// [`Error::Memory`] if the system has no memory or descriptor left.
     pub fn new() -> Result<RLock> {
-        Ok(RLock { raw: Shared::new()? })
+        Ok(RLock { kind: Kind::RLock, raw: Shared::new()? })
     }
 
     /// Waits until it is free or this thread's, and holds it one level deeper until the guard is dropped.

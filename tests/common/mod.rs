@@ -213,6 +213,19 @@ pub fn is_running(pid: u32) -> bool {
     state_of(pid).is_some_and(|state| state != 'Z')
 }
 
+/// In which a death is noticed, and what a busy machine may add to it.
+pub const NOTICED: Duration = Duration::from_millis(100 + 400);
+
+/// Kills the child, and waits until it is dead; when it was killed.
+#[track_caller]
+pub fn kill<R>(child: &mp::Process<R>) -> Instant {
+    let pid = rustix::process::Pid::from_raw(child.pid() as i32).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    let killed = Instant::now();
+    wait_until("the child is dead", || !is_running(child.pid()));
+    killed
+}
+
 /// CPU time that a process has used, all its threads together, in clock ticks (100 a second).
 pub fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

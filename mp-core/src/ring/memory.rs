@@ -70,6 +70,7 @@ impl Memory {
     pub fn create(name: &str, head: usize) -> Result<Memory> {
         let failed =
             |source: std::io::Error| Error::io(format!("creating the memory of the queue {name:?}"), source);
+        crate::room::file(FILE as usize).map_err(failed)?;
         let file = MemfdOptions::new().allow_sealing(true).close_on_exec(true).create(name);
         let file = file.map_err(|error| {
             failed(match error {
@@ -137,7 +138,7 @@ impl Memory {
 
     fn allocate(&self, flags: FallocateFlags, offset: u64, bytes: u64) -> Result<()> {
         if flags.is_empty() {
-            crate::segment::check_memory(bytes as usize)
+            crate::room::memory(bytes as usize)
                 .map_err(|source| Error::io(format!("reserving {bytes} bytes for a queue"), source))?;
         }
         loop {

@@ -6,7 +6,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, linkat, openat};
+use mp_core::room;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, linkat, openat, statvfs};
 use rustix::io::Errno;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
@@ -33,11 +34,17 @@ pub fn make_way(name: &str) -> Result<()> {
 
 /// A new block, filled before its name can be found.
 pub fn create(name: &str, size: usize, fill: &impl Fn(&Words)) -> Result<SharedMemory> {
+    let what = || format!("creating shared memory {name:?} of {size} bytes");
     let fail = |errno: Errno| match errno {
         Errno::NOSPC | Errno::NOMEM | Errno::DQUOT => Error::NoSpace { name: name.into(), size },
         Errno::EXIST => Error::AlreadyExists { name: name.into() },
-        errno => Error::io(format!("creating shared memory {name:?} of {size} bytes"), errno),
+        errno => Error::io(what(), errno),
     };
+    room::file(size).map_err(|error| Error::io(what(), error))?;
+    // Asked first, so that what does not fit does not fill the folder for a moment.
+    if free_space().is_some_and(|free| free < size as u64) || room::memory(size).is_err() {
+        return Err(fail(Errno::NOSPC));
+    }
     let (tag, mut mapping) = loop {
         let tag = Tag::new(name);
         match ShmemConf::new().os_id(tag.file()).size(size).create() {
@@ -118,6 +125,12 @@ pub fn words_of(mapping: &Shmem) -> Words {
     // SAFETY: the mapping starts at a page and ends with one, so there is a whole last word; the words are part of what
     // holds it, or used within its scope; safe code gets at the bytes through them only.
     unsafe { Words::new(start, length) }
+}
+
+/// Bytes that the folder has left for this user; none if it does not say.
+fn free_space() -> Option<u64> {
+    let folder = statvfs(name::FOLDER).ok().filter(|folder| folder.f_blocks > 0)?;
+    Some(folder.f_bavail.saturating_mul(folder.f_frsize))
 }
 
 pub fn check_size(size: usize) -> Result<()> {

@@ -30,6 +30,12 @@ use table::{Arrival, Head, MOST_PARTIES, Party, Slot, Table};
 
 const WHAT: &str = "barrier";
 
+/// Begins the message: no handle to anything else is taken for one.
+#[derive(Serialize, Deserialize)]
+enum Kind {
+    Barrier,
+}
+
 /// A point where a fixed number of parties, processes or threads, wait until all of them are there; a clone is another
 /// handle to the same one.
 ///
@@ -262,13 +268,13 @@ impl fmt::Debug for Barrier {
 
 impl Serialize for Barrier {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (&self.memory, self.parties, self.timeout, &self.action).serialize(serializer)
+        (Kind::Barrier, &self.memory, self.parties, self.timeout, &self.action).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Barrier {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Barrier, D::Error> {
-        let (memory, parties, timeout, action) = <(Region, u32, _, _)>::deserialize(deserializer)?;
+        let (_, memory, parties, timeout, action) = <(Kind, Region, u32, _, _)>::deserialize(deserializer)?;
         if !(1..=MOST_PARTIES).contains(&parties) || memory.len() < Barrier::length(parties) {
             let reason = format!("{} bytes are no barrier of {parties} parties", memory.len());
             return Err(serde::de::Error::custom(reason));

@@ -24,6 +24,12 @@ use crate::lock::Lock;
 use crate::raw_lock::Acquired;
 use crate::rlock::RLock;
 
+/// Begins the message: no handle to anything else is taken for one.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    Condition,
+}
+
 /// A lock, and the means to wait until somebody who had it changed something; a clone is another handle to the same one.
 ///
 /// It can sit inside any message, and costs no descriptor: 2 KiB of shared memory. Follows Python's
@@ -59,6 +65,7 @@ use crate::rlock::RLock;
 /// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
+    kind: Kind,
     mutex: Mutex,
     table: Shared<Table>,
 }
@@ -89,7 +96,7 @@ impl Condition {
     }
 
     fn with(mutex: Mutex) -> Result<Condition> {
-        Ok(Condition { mutex, table: Shared::new()? })
+        Ok(Condition { kind: Kind::Condition, mutex, table: Shared::new()? })
     }
 
     /// Waits for the lock, and holds it until the guard is dropped.

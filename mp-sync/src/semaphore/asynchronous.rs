@@ -8,9 +8,9 @@ use std::time::Instant;
 use mp_core::futex::Ordering::*;
 use mp_core::wait::word_changed;
 
+use super::permit::{Permit, too_many};
 use super::permits::{Denied, FREE, Permits, RESERVED, STARVING, Taken, WAITERS};
 use super::table::Table;
-use super::{Permit, too_many};
 use crate::error::Result;
 use crate::holder::Holder;
 use crate::patience::Look;

@@ -3,15 +3,20 @@
 //! What it promises when a process dies is what the [`Semaphore`](super::Semaphore) does; no death lets it exceed its bound.
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::table::Table;
-use super::{Permit, acquire, acquire_timeout, asynchronous, release, try_acquire};
+use super::{Permit, asynchronous, permit};
 use crate::error::Result;
 
 const WHAT: &str = "bounded semaphore";
+
+/// Begins the message: no handle to anything else is taken for one.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    BoundedSemaphore,
+}
 
 /// A [`Semaphore`](super::Semaphore) whose value never exceeds what it was at first, so that a release too many is found.
 ///
@@ -32,6 +37,7 @@ const WHAT: &str = "bounded semaphore";
 /// ```
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoundedSemaphore {
+    kind: Kind,
     table: Table,
 }
 
@@ -42,44 +48,7 @@ impl BoundedSemaphore {
     /// [`Error::Invalid`](crate::Error::Invalid) for a value above 2,147,483,647,
     /// [`Error::Memory`](crate::Error::Memory) if the system has no memory or descriptor left.
     pub fn new(value: u32) -> Result<BoundedSemaphore> {
-        Ok(BoundedSemaphore { table: Table::new(WHAT, value, value)? })
-    }
-
-    /// Waits for a permit, and holds it until the guard is dropped.
-    ///
-    /// # Errors
-    /// As for [`Semaphore::acquire`](super::Semaphore::acquire).
-    #[inline]
-    pub fn acquire(&self) -> Result<Permit<'_>> {
-        acquire(&self.table, WHAT)
-    }
-
-    /// Holds a permit if there is one, without waiting.
-    ///
-    /// # Errors
-    /// [`Error::WouldBlock`](crate::Error::WouldBlock) if there is none; others as for
-    /// [`Semaphore::acquire`](super::Semaphore::acquire).
-    #[inline]
-    pub fn try_acquire(&self) -> Result<Permit<'_>> {
-        try_acquire(&self.table, WHAT)
-    }
-
-    /// Waits for a permit as long as `timeout`; zero means one attempt.
-    ///
-    /// # Errors
-    /// [`Error::Timeout`](crate::Error::Timeout) if there was none in time; others as for
-    /// [`Semaphore::acquire`](super::Semaphore::acquire).
-    pub fn acquire_timeout(&self, timeout: Duration) -> Result<Permit<'_>> {
-        acquire_timeout(&self.table, WHAT, timeout)
-    }
-
-    /// As [`acquire`](Self::acquire), without blocking the thread; see
-    /// [`Semaphore::acquire_async`](super::Semaphore::acquire_async).
-    ///
-    /// # Errors
-    /// As for [`Semaphore::acquire_async`](super::Semaphore::acquire_async).
-    pub async fn acquire_async(&self) -> Result<Permit<'_>> {
-        asynchronous::acquire(&self.table).await
+        Ok(BoundedSemaphore { kind: Kind::BoundedSemaphore, table: Table::new(WHAT, value, value)? })
     }
 
     /// Brings back a permit that somebody [forgot](Permit::forget), from any process and thread.
@@ -88,26 +57,16 @@ impl BoundedSemaphore {
     /// [`Error::OverRelease`](crate::Error::OverRelease) if all permits are there or in the hands of guards. Of several who
     /// compete for one that was forgotten, exactly one succeeds.
     pub fn release(&self) -> Result<()> {
-        release(&self.table, WHAT)
-    }
-
-    /// How many permits are to be had at this moment, those of dead processes among them.
-    ///
-    /// While others take and release permits, it may be off by as many.
-    pub fn get_value(&self) -> u32 {
-        self.table.permits().value()
+        permit::release(&self.table, WHAT)
     }
 
     /// What it was at first, and never exceeds.
     pub fn max_value(&self) -> u32 {
         self.table.permits().limit()
     }
-
-    /// Whether there is no permit at this moment.
-    pub fn locked(&self) -> bool {
-        self.get_value() == 0
-    }
 }
+
+permit::handed_out_by!(BoundedSemaphore);
 
 impl fmt::Debug for BoundedSemaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -40,8 +40,8 @@ use mp_core::futex::fence;
 use mp_core::futex::spin_loop;
 use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, WaitResult, wait, wake};
 
-use super::glance;
 use super::hint;
+use crate::glance;
 use crate::holder::{DeadOwner, Holder};
 use crate::patience::Patience;
 use crate::raw_lock::{RawLock, is_hungry};

@@ -1,5 +1,6 @@
 //! Semaphores within one process. Between processes they are tested in `tests/sem.rs` of the workspace, under the same ids.
 
+use std::mem::ManuallyDrop;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,9 +10,11 @@ use mp_core::liveness::ProcessId;
 use mp_core::message::Message;
 use proptest::prelude::*;
 
+use super::permit::{acquire_timeout, release, try_acquire};
 use super::permits::{CEILING, Permits};
 use super::table::Table;
 use super::*;
+use crate::error::Error;
 use crate::holder::Holder;
 
 const LONG: Duration = Duration::from_secs(60);

@@ -1,19 +1,18 @@
-//! When an attempt that may not wait looks whether the holders live: it must not cost system calls each time.
-
-use super::permits::Head;
+//! When an attempt that may not wait looks whether holders live: it must not cost system calls each time.
 
 #[cfg(not(loom))]
-pub(super) fn is_due(head: &Head) -> bool {
+pub(crate) fn is_due<T>(held: &T) -> bool {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
     use std::time::Duration;
 
     use mp_core::deadline::Deadline;
 
     const EVERY: Duration = Duration::from_millis(5);
-    /// Semaphores share these by their address: some wait a little longer then.
+    /// Locks and semaphores share these by their address: some wait a little longer then.
     static NEXT: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
 
-    let next = &NEXT[(std::ptr::from_ref(head) as usize >> 6) % NEXT.len()];
+    let place = std::ptr::from_ref(held) as usize / size_of::<T>().next_power_of_two();
+    let next = &NEXT[place % NEXT.len()];
     let now = Deadline::now().as_nanos();
     if now < next.load(Relaxed) {
         return false;
@@ -23,6 +22,6 @@ pub(super) fn is_due(head: &Head) -> bool {
 }
 
 #[cfg(loom)]
-pub(super) fn is_due(_: &Head) -> bool {
+pub(crate) fn is_due<T>(_: &T) -> bool {
     true
 }
