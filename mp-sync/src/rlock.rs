@@ -190,13 +190,6 @@ impl RLock {
         depth
     }
 
-    /// Takes it at the depth that [`release_all`](Self::release_all) returned.
-    pub(crate) fn acquire_again(&self, depth: u32) -> Option<DeadOwner> {
-        let acquired = self.raw.acquire(Hold::Open, None);
-        self.raw.set_depth(depth);
-        acquired.and_then(|acquired| acquired.owner_died())
-    }
-
     pub(crate) fn not_held(&self) -> Error {
         Error::NotHeld { what: WHAT, holder: format!("its owner is {}", describe_owner(&self.raw)) }
     }

@@ -4,14 +4,12 @@
 
 use std::time::Duration;
 
-use mp_core::futex::wait;
 use serde::{Deserialize, Serialize};
 
 use super::table::Relock;
 use crate::error::{Error, Result};
 use crate::holder::{DeadOwner, Holder};
 use crate::lock::{Lock, LockGuard, describe_owner};
-use crate::patience::Patience;
 use crate::raw_lock::{Acquired, Hold, RawLock, acquire_async};
 use crate::rlock::RLock;
 
@@ -129,18 +127,12 @@ impl Relock for Interrupted<'_> {
     }
 
     fn resume(&mut self) {
-        let slept = self.let_the_notifier_leave();
-        let died = match self.mutex {
-            Mutex::Recursive(lock) => lock.acquire_again(self.depth),
-            Mutex::Plain(lock) => {
-                lock.raw().acquire(self.hold, None).and_then(|acquired| acquired.owner_died())
-            }
-        };
-        self.died = died.or(self.died);
-        if slept {
-            // Others may sleep there still.
-            self.mutex.raw().announce();
+        let raw = self.mutex.raw();
+        let acquired = raw.acquire_awoken(self.hold);
+        if let Mutex::Recursive(_) = self.mutex {
+            raw.set_depth(self.depth);
         }
+        self.died = acquired.and_then(|acquired| acquired.owner_died()).or(self.died);
     }
 }
 
@@ -157,15 +149,5 @@ impl Interrupted<'_> {
         };
         self.died = acquired.owner_died().or(self.died);
         Ok(())
-    }
-
-    /// Who notified has the lock as a rule, and is about to release it: on the same CPU it cannot while we spin.
-    fn let_the_notifier_leave(&self) -> bool {
-        let raw = self.mutex.raw();
-        let turn = raw.announce();
-        if let Some(turn) = turn {
-            wait(raw.turn(), turn, Patience::new(None).next());
-        }
-        turn.is_some()
     }
 }

@@ -6,7 +6,7 @@ use loom::sync::atomic::AtomicU32;
 use mp_core::deadline::Deadline;
 use mp_core::futex::Ordering::*;
 
-use super::{Place, Relock, TOLD, Table};
+use super::{Place, Relock, Sleeps, TOLD, Table};
 use crate::holder::Holder;
 use crate::loom::{explore, process};
 use crate::patience;
@@ -27,16 +27,15 @@ impl Relock for &Shop {
     }
 
     fn resume(&mut self) {
-        self.lock.acquire(Hold::Open, None).unwrap();
+        self.lock.acquire_awoken(Hold::Open).unwrap();
     }
 }
 
 impl Shop {
     fn with_lock<R>(&self, act: impl FnOnce() -> R) -> R {
-        let mut lock = self;
-        lock.resume();
+        self.lock.acquire(Hold::Open, None).unwrap();
         let result = act();
-        lock.suspend();
+        self.lock.release().unwrap();
         result
     }
 
@@ -47,7 +46,7 @@ impl Shop {
     fn notify(&self, stock: u32, n: usize) -> u32 {
         self.with_lock(|| {
             self.add(&self.stock, stock);
-            self.table.notify(n) as u32
+            self.table.notify(n, &self.lock) as u32
         })
     }
 
@@ -120,7 +119,7 @@ fn what_one_is_told_who_leaves_another_one_is_told() {
     explore(2, || {
         let shop = Arc::new(Shop::default());
         let leaver = run(&shop, 2, |shop| {
-            let place = shop.with_lock(|| shop.table.register());
+            let place = shop.with_lock(|| shop.table.register(Sleeps::Elsewhere));
             shop.table.leave(&place, &shop.lock);
         });
         // Nobody looks around in this model: it must be woken.
@@ -138,7 +137,7 @@ fn of_two_who_leave_neither_takes_a_call_along() {
     explore(2, || {
         let shop = Arc::new(Shop::default());
         // The one who waited longest is told, and the next one may be woken for it.
-        let mut places = [0, 1].map(|_| shop.with_lock(|| shop.table.register()));
+        let mut places = [0, 1].map(|_| shop.with_lock(|| shop.table.register(Sleeps::Elsewhere)));
         shop.notify(0, 1);
         let leavers = places.each_mut().map(|place| {
             let place = Place { ..*place };
@@ -172,12 +171,12 @@ fn what_one_is_told_who_dies_another_one_is_told() {
     explore(2, || {
         let shop = Arc::new(Shop::default());
         let victim = run(&shop, 2, |shop| {
-            let place = shop.with_lock(|| shop.table.register());
+            let place = shop.with_lock(|| shop.table.register(Sleeps::Here));
             // Told by now, or later.
             shop.table.watch(&place);
             Holder::die();
         });
-        let mut place = shop.with_lock(|| shop.table.register());
+        let mut place = shop.with_lock(|| shop.table.register(Sleeps::Here));
         let notifier = run(&shop, 3, |shop| assert_eq!(shop.notify(0, 1), 1));
         shop.wait_among(&mut place, [victim, notifier]);
         // What the victim left is found by those who need its place.
@@ -194,8 +193,8 @@ fn what_one_is_told_who_dies_with_the_lock_another_one_is_told() {
     explore(3, || {
         patience::model::expect_deaths();
         let shop = Arc::new(Shop::default());
-        run(&shop, 2, |shop| drop(shop.with_lock(|| shop.table.register()))).join().unwrap();
-        let mut place = shop.with_lock(|| shop.table.register());
+        run(&shop, 2, |shop| drop(shop.with_lock(|| shop.table.register(Sleeps::Here)))).join().unwrap();
+        let mut place = shop.with_lock(|| shop.table.register(Sleeps::Here));
         // The other thread of the victim does what it had to do next.
         let victim = run(&shop, 2, |shop| {
             shop.lock.acquire(Hold::Open, None).unwrap();
@@ -213,7 +212,7 @@ fn only_who_waited_already_takes_over_what_a_dead_one_was_told() {
     explore(3, || {
         let shop = Arc::new(Shop::default());
         run(&shop, 2, |shop| {
-            shop.with_lock(|| shop.table.register());
+            shop.with_lock(|| shop.table.register(Sleeps::Here));
             assert_eq!(shop.notify(0, 1), 1);
             Holder::die();
         })
@@ -235,12 +234,12 @@ fn of_two_who_wait_one_takes_over() {
     explore(3, || {
         let shop = Arc::new(Shop::default());
         run(&shop, 2, |shop| {
-            shop.with_lock(|| shop.table.register());
+            shop.with_lock(|| shop.table.register(Sleeps::Here));
             Holder::die();
         })
         .join()
         .unwrap();
-        let mut place = shop.with_lock(|| shop.table.register());
+        let mut place = shop.with_lock(|| shop.table.register(Sleeps::Here));
         // Told, by one who took it for alive.
         shop.with_lock(|| {
             let slot = &shop.table.slots[0];
@@ -249,7 +248,7 @@ fn of_two_who_wait_one_takes_over() {
         });
         let other = run(&shop, 3, |shop| {
             let told = shop.with_lock(|| {
-                let mut place = Place { slot: None, ticket: 1, crowd: 0 };
+                let mut place = Place { slot: None, sleeps: Sleeps::Here, ticket: 1, crowd: 0 };
                 shop.table.crowded.fetch_add(1, Relaxed);
                 shop.table.settle(&mut place, true)
             });
@@ -267,7 +266,7 @@ fn a_notifier_that_dies_before_it_wakes_has_told() {
     explore(3, || {
         patience::model::expect_deaths();
         let shop = Arc::new(Shop::default());
-        let mut place = shop.with_lock(|| shop.table.register());
+        let mut place = shop.with_lock(|| shop.table.register(Sleeps::Here));
         let victim = run(&shop, 2, |shop| {
             shop.lock.acquire(Hold::Open, None).unwrap();
             shop.table.slots[0].ticket.store(shop.table.next.load(Relaxed), Relaxed);
@@ -284,7 +283,8 @@ fn a_notifier_that_dies_before_it_wakes_has_told() {
 fn those_without_a_slot_are_called_when_nobody_else_is() {
     explore(3, || {
         let shop = Arc::new(Shop::default());
-        let places = shop.with_lock(|| [shop.table.register(), shop.table.register()]);
+        let places =
+            shop.with_lock(|| [shop.table.register(Sleeps::Here), shop.table.register(Sleeps::Here)]);
         assert!(places.iter().all(|place| place.slot.is_some()));
         let waiter = run(&shop, 2, Shop::take);
         let told = shop.notify(1, usize::MAX);
@@ -302,7 +302,8 @@ fn those_without_a_slot_move_into_one() {
     explore(3, || {
         patience::model::expect_deaths();
         let shop = Arc::new(Shop::default());
-        let places = shop.with_lock(|| [shop.table.register(), shop.table.register()]);
+        let places =
+            shop.with_lock(|| [shop.table.register(Sleeps::Here), shop.table.register(Sleeps::Here)]);
         let waiter = run(&shop, 2, Shop::take);
         for mut place in places {
             shop.with_lock(|| assert_eq!(shop.table.settle(&mut place, true), Some(false)));
