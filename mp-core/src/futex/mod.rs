@@ -61,6 +61,7 @@ pub(crate) const MOST_WORDS: usize = 128;
 
 /// Why a wait for several words ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(loom, expect(dead_code, reason = "the model always refuses"))]
 pub(crate) enum AnyResult {
     /// A [`wake`] reached the word at this position, and perhaps some before it, but none behind it.
     Woken(usize),

@@ -19,7 +19,7 @@ pub(super) async fn wait(condition: &Condition, guard: &mut ConditionGuard<'_>) 
         guard.held = false;
         hold.suspend();
         told(&condition.table, place).await?;
-        hold.resume_async().await?;
+        hold.resume_async(condition.mutex.raw()).await?;
         guard.held = true;
         if condition.table.settle(place, false).is_some() {
             waiter.place = None;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use loom::sync::atomic::AtomicU32;
 use mp_core::deadline::Deadline;
-use mp_core::futex::Ordering::*;
+use mp_core::futex::{Ordering::*, WaitResult, wait, wake};
 
 use super::{Place, Relock, Sleeps, TOLD, Table};
 use crate::holder::Holder;
@@ -132,6 +132,30 @@ fn what_one_is_told_who_leaves_another_one_is_told() {
     });
 }
 
+/// Also if it leaves while it waits for the lock, woken or not.
+#[test]
+fn one_who_leaves_on_its_way_back_takes_neither_call_nor_lock_along() {
+    explore(2, || {
+        let shop = Arc::new(Shop::default());
+        let place = shop.with_lock(|| shop.table.register(Sleeps::Elsewhere));
+        let waiter = run(&shop, 3, Shop::take);
+        let leaver = run(&shop, 1, move |shop| {
+            if shop.table.watch(&place).is_none()
+                && let Some(turn) = shop.lock.announce()
+                && wait(shop.lock.turn(), turn, None) == WaitResult::Woken
+            {
+                wake(shop.lock.turn(), 1);
+            }
+            shop.table.leave(&place, &shop.lock);
+        });
+        shop.notify(1, 1);
+        leaver.join().unwrap();
+        waiter.join().unwrap();
+        assert_eq!(shop.stock.load(Relaxed), 0);
+        shop.assert_clean();
+    });
+}
+
 #[test]
 fn of_two_who_leave_neither_takes_a_call_along() {
     explore(2, || {
@@ -193,7 +217,7 @@ fn what_one_is_told_who_dies_with_the_lock_another_one_is_told() {
     explore(3, || {
         patience::model::expect_deaths();
         let shop = Arc::new(Shop::default());
-        run(&shop, 2, |shop| drop(shop.with_lock(|| shop.table.register(Sleeps::Here)))).join().unwrap();
+        run(&shop, 2, |shop| _ = shop.with_lock(|| shop.table.register(Sleeps::Here))).join().unwrap();
         let mut place = shop.with_lock(|| shop.table.register(Sleeps::Here));
         // The other thread of the victim does what it had to do next.
         let victim = run(&shop, 2, |shop| {
@@ -205,6 +229,43 @@ fn what_one_is_told_who_dies_with_the_lock_another_one_is_told() {
         assert!(shop.look(&mut place), "it is lost what one was told");
         shop.assert_clean();
     });
+}
+
+/// What one does who finds no slot: room is made of all that nobody comes back for.
+#[test]
+fn a_sweep_takes_from_the_dead_what_nobody_takes_over() {
+    const LIVES: u64 = 1;
+    const DIED: u64 = 2;
+    const LEFT: u64 = TOLD | Holder::NOBODY.bits();
+    // State and ticket of each slot, and whether it stays.
+    let cases: [[(u64, u32, bool); 2]; 9] = [
+        // Who lives stays, told or not; who is dead goes.
+        [(LIVES, 1, true), (DIED, 2, false)],
+        [(LIVES | TOLD, 1, true), (DIED, 2, false)],
+        // What was told the dead stays for who waited already, and for nobody else.
+        [(LIVES, 1, true), (DIED | TOLD, 2, true)],
+        [(LIVES, 3, true), (DIED | TOLD, 2, false)],
+        [(LIVES, 1, true), (LEFT, 2, true)],
+        [(LIVES, 3, true), (LEFT, 2, false)],
+        // Neither the dead nor who was told takes anything over.
+        [(DIED | TOLD, 2, false), (DIED, 1, false)],
+        [(DIED, 1, false), (DIED | TOLD, 2, false)],
+        [(LIVES | TOLD, 1, true), (DIED | TOLD, 2, false)],
+    ];
+    for (case, slots) in cases.into_iter().enumerate() {
+        explore(0, move || {
+            let shop = Arc::new(Shop::default());
+            run(&shop, 2, |_| Holder::die()).join().unwrap();
+            for (slot, (state, ticket, _)) in shop.table.slots.iter().zip(slots) {
+                slot.ticket.store(ticket, Relaxed);
+                slot.state.store(state, Relaxed);
+            }
+            shop.with_lock(|| shop.table.sweep());
+            for (slot, (state, _, stays)) in shop.table.slots.iter().zip(slots) {
+                assert_eq!(slot.state.load(Relaxed), if stays { state } else { 0 }, "case {case}");
+            }
+        });
+    }
 }
 
 #[test]
