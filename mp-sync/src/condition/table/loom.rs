@@ -92,7 +92,7 @@ fn run(shop: &Arc<Shop>, pid: u32, life: impl FnOnce(&Shop) + 'static) -> loom::
 
 #[test]
 fn each_notification_lets_exactly_one_go() {
-    explore(3, || {
+    explore(2, || {
         let shop = Arc::new(Shop::default());
         let waiters = [2, 3].map(|pid| run(&shop, pid, Shop::take));
         let told = shop.notify(1, 1) + shop.notify(1, 1);
@@ -175,7 +175,7 @@ fn of_two_who_leave_neither_takes_a_call_along() {
 
 #[test]
 fn one_whose_time_is_over_was_told_or_is_gone() {
-    explore(3, || {
+    explore(2, || {
         let shop = Arc::new(Shop::default());
         let hasty = run(&shop, 2, |shop| {
             shop.with_lock(|| shop.wait(Some(Deadline::now())));
