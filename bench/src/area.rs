@@ -2,7 +2,7 @@
 
 use crate::options::Options;
 use crate::record::{Record, Sink};
-use crate::{fsqueue, mutex, pipe, pool, process, queue, shm, sync};
+use crate::{fsqueue, mutex, pipe, pool, process, pthread, queue, shm, sync};
 use anyhow::Result;
 
 /// A part of the library and what it is measured against.
@@ -123,10 +123,10 @@ pub const AREAS: &[Area] = &[
             Row::new("sync.semaphore.uncontended").limit(SEMAPHORE).goal(Goal::Limit(1.0)),
             Row::new("sync.semaphore.contended2").limit(SEMAPHORE).goal(Goal::Limit(1.0)),
             Row::new("sync.semaphore.contended4").limit(SEMAPHORE).goal(Goal::Limit(1.0)),
-            Row::new("sync.event.set_to_wake.p50").limit("futex").goal(Goal::Limit(1.2)),
-            Row::new("sync.event.set_to_wake.p99").limit("futex"),
-            Row::new("sync.condition.notify_to_wake.p50").limit(CONDITION).goal(Goal::Limit(1.1)),
-            Row::new("sync.condition.notify_to_wake.p99").limit(CONDITION),
+            Row::new("sync.event.set_to_wake.p50").limit(sync::FUTEX).goal(Goal::Limit(1.2)),
+            Row::new("sync.event.set_to_wake.p99").limit(sync::FUTEX),
+            Row::new("sync.condition.notify_to_wake.p50").limit(pthread::VIA).goal(Goal::Limit(1.1)),
+            Row::new("sync.condition.notify_to_wake.p99").limit(pthread::VIA),
             Row::new("sync.barrier4").goal(Goal::Python(1.0 / 3.0)),
         ],
     },
@@ -237,7 +237,6 @@ const MUTEX: &str = mutex::VIA;
 const RING: &str = "shm ring 256 KiB, spin";
 
 const SEMAPHORE: &str = "sem_t, shared";
-const CONDITION: &str = "pthread_cond, shared";
 
 /// What locks that several processes want should reach: rates of 0.8 times the limit, and 3 times Python.
 const CONTENDED: Goal = Goal::LimitAndPython(1.0 / 0.8, 1.0 / 3.0);

@@ -19,6 +19,7 @@ mod placement;
 mod pool;
 mod process;
 mod programs;
+mod pthread;
 mod queue;
 mod raw;
 mod record;

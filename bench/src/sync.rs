@@ -3,13 +3,18 @@
 use crate::crew::{self, for_a_while};
 use crate::mutex::{self, RawMutex};
 use crate::options::Options;
+use crate::pthread::{self, Pthread};
 use crate::record::{Label, Sink};
 use crate::turns::{self, Contender, Reduce};
 use anyhow::{Result, ensure};
 use multiprocess::core::connection::Connection;
+use multiprocess::core::futex::{self, Ordering::*};
 use multiprocess::sync::{Barrier, Condition, Event, Semaphore};
-use multiprocess::{Lock, RLock};
+use multiprocess::{Lock, RLock, RawValue};
 use std::time::{Duration, Instant};
+
+/// The limit of events.
+pub const FUTEX: &str = "futex, in turns";
 
 /// How long processes compete in one run.
 fn time(options: &Options) -> Duration {
@@ -138,7 +143,24 @@ fn event(options: &Options, sink: &mut Sink) -> Result<()> {
             Ok(())
         })
     });
-    turns::take(options, sink, "sync.event.set_to_wake", "us", Reduce::Percentiles, vec![ours])
+    let limit = Contender::new("limit", Label::Via(FUTEX), || {
+        let word = RawValue::new(0_u32)?;
+        let wait = |word: &RawValue<u32>, gate: &Connection| {
+            let word = word.as_atomic();
+            gate.send(&()).expect("about to wait");
+            while word.load(Acquire) == 0 {
+                futex::wait(word, 0, None);
+            }
+            word.store(0, Relaxed);
+        };
+        crew::wake_latencies(options, n, &word, wait, || {
+            word.as_atomic().store(1, Release);
+            futex::wake_all(word.as_atomic());
+            Ok(())
+        })
+    });
+    let contenders = vec![ours, limit];
+    turns::take(options, sink, "sync.event.set_to_wake", "us", Reduce::Percentiles, contenders)
 }
 
 fn condition(options: &Options, sink: &mut Sink) -> Result<()> {
@@ -157,7 +179,18 @@ fn condition(options: &Options, sink: &mut Sink) -> Result<()> {
             Ok(())
         })
     });
-    turns::take(options, sink, "sync.condition.notify_to_wake", "us", Reduce::Percentiles, vec![ours])
+    let limit = Contender::new("limit", Label::Via(pthread::VIA), || {
+        let condition = Pthread::new()?;
+        let wait = |condition: &Pthread, gate: &Connection| {
+            condition.wait(|| gate.send(&()).expect("about to wait"));
+        };
+        crew::wake_latencies(options, n, &condition, wait, || {
+            condition.notify();
+            Ok(())
+        })
+    });
+    let contenders = vec![ours, limit];
+    turns::take(options, sink, "sync.condition.notify_to_wake", "us", Reduce::Percentiles, contenders)
 }
 
 fn barrier(options: &Options, sink: &mut Sink) -> Result<()> {

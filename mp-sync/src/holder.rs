@@ -42,7 +42,7 @@ impl Holder {
 
     /// As a part of a word.
     #[inline]
-    pub(crate) fn bits(self) -> u64 {
+    pub(crate) const fn bits(self) -> u64 {
         self.0
     }
 
@@ -125,11 +125,13 @@ mod model {
         }
 
         /// Makes this thread process number `pid`, from 1 to 63.
+        #[cfg(test)]
         pub(crate) fn become_process(pid: u32) {
             ME.with(|me| me.set(pid));
         }
 
         /// This process is killed: the thread must do nothing more.
+        #[cfg(test)]
         pub(crate) fn die() {
             DEAD.fetch_or(1 << ME.with(Cell::get), SeqCst);
         }

@@ -144,6 +144,34 @@ fn one_who_dies_asleep_or_awake_is_not_missed() {
     });
 }
 
+/// Also if somebody else than the holder releases it: before, between or behind its steps.
+#[test]
+fn one_who_sleeps_on_until_the_release_is_not_missed() {
+    explore(3, || {
+        let guarded = Arc::new(Guarded::default());
+        let word = Arc::new(mp_core::futex::AtomicU32::new(0));
+        guarded.lock.acquire(Hold::Open, None).unwrap();
+        let sleeper = process(2, {
+            let (guarded, word) = (guarded.clone(), word.clone());
+            move || {
+                mp_core::futex::wait(&word, 0, None);
+                guarded.lock.acquire_awoken(Hold::Open).unwrap();
+                guarded.enter();
+                guarded.lock.release().unwrap();
+            }
+        });
+        let stranger = process(3, {
+            let guarded = guarded.clone();
+            move || guarded.lock.release().unwrap()
+        });
+        word.store(1, Release);
+        guarded.lock.wake_on_release(&word, 1);
+        sleeper.join().unwrap();
+        stranger.join().unwrap();
+        assert!(!guarded.lock.is_locked());
+    });
+}
+
 #[test]
 fn what_is_handed_over_outlives_its_process() {
     explore(2, || {

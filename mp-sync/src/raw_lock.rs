@@ -20,6 +20,9 @@
 //! slept takes the lock with `WAITERS` set, because others may sleep still. If the woken one, or the one who should wake,
 //! is killed, the others find out at the end of their slice.
 //!
+//! A condition has those it tells sleep on, moved to `turn`, until the release: to wake them before would only have them
+//! sleep again. They count as sleepers when they come.
+//!
 //! Whoever comes may overtake the sleepers, which keeps the lock busy. A sleeper that was overtaken for [`HUNGER`] sets
 //! `STARVING`: then the lock is not free after the next release but reserved for one who slept (`STARVING` without a
 //! holder). Newcomers wait one slice before they count as sleepers, so a reservation for a dead process passes.
@@ -35,7 +38,7 @@ use mp_core::arena::InSharedMemory;
 use mp_core::deadline::Deadline;
 #[cfg(not(loom))]
 use mp_core::futex::spin_loop;
-use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, WaitResult, wait, wake};
+use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, WaitResult, move_one, wait, wake};
 
 use crate::glance;
 use crate::holder::{DeadOwner, Holder};
@@ -142,7 +145,12 @@ impl RawLock {
             self.note_thread();
             return Some(Acquired::by(me));
         }
-        self.acquire_slow(me, hold, deadline)
+        self.spin(me, hold).or_else(|| self.acquire_slow(me, hold, deadline, None))
+    }
+
+    /// As [`acquire`](Self::acquire), for one that was perhaps woken as one of those who sleep here, and therefore is one.
+    pub(crate) fn acquire_awoken(&self, hold: Hold) -> Option<Acquired> {
+        self.acquire_slow(Holder::current(), hold, None, Some(Instant::now()))
     }
 
     /// Takes it if it is free, or if its holder is found dead; holders are looked at every few milliseconds.
@@ -166,13 +174,14 @@ impl RawLock {
     }
 
     #[cold]
-    fn acquire_slow(&self, me: Holder, hold: Hold, deadline: Option<Deadline>) -> Option<Acquired> {
-        let taken = self.spin(me, hold);
-        if taken.is_some() {
-            return taken;
-        }
+    fn acquire_slow(
+        &self,
+        me: Holder,
+        hold: Hold,
+        deadline: Option<Deadline>,
+        mut asleep_since: Option<Instant>,
+    ) -> Option<Acquired> {
         let mut patience = Patience::new(deadline);
-        let mut asleep_since = None;
         loop {
             // Before the owner: a release that we do not see there must be seen here.
             let turn = self.turn.load(Acquire);
@@ -204,6 +213,7 @@ impl RawLock {
     }
 
     /// A few looks before the sleep, ever further apart: each one takes the word from the holder's cache.
+    #[cold]
     #[cfg(not(loom))]
     fn spin(&self, me: Holder, hold: Hold) -> Option<Acquired> {
         (0..SPINS).find_map(|round| {
@@ -397,18 +407,30 @@ impl RawLock {
         self.thread.store(0, Relaxed);
     }
 
-    /// Announces a waiter that will watch [`turn`](Self::turn) without sleeping here; the value to watch.
-    ///
-    /// `None` if it looks free: try again.
+    /// Announces a waiter that will watch [`turn`](Self::turn) without sleeping here; the value to watch. `None` if it is
+    /// free.
     pub(crate) fn announce(&self) -> Option<u32> {
         let turn = self.turn.load(Acquire);
-        let word = self.owner.load(Relaxed);
-        if word & Holder::MASK == 0 {
-            return None;
+        let mut word = self.owner.load(Relaxed);
+        while word & Holder::MASK != 0 {
+            match self.owner.compare_exchange(word, word | WAITERS, Relaxed, Relaxed) {
+                Ok(_) => return Some(turn),
+                Err(now) => word = now,
+            }
         }
-        let marked = word | WAITERS;
-        (marked == word || self.owner.compare_exchange(word, marked, Relaxed, Relaxed).is_ok())
-            .then_some(turn)
+        None
+    }
+
+    /// For the holder: has the one that sleeps on `word`, if it is `expected`, sleep on until the lock is released, which
+    /// it will want next; how many it were. It has to go on with [`acquire_awoken`](Self::acquire_awoken).
+    pub(crate) fn wake_on_release(&self, word: &AtomicU32, expected: u32) -> usize {
+        let Some(turn) = self.announce() else { return wake(word, 1) };
+        let moved = move_one(word, expected, &self.turn);
+        // Somebody else released it: that wake-up may have come before the sleeper.
+        if moved > 0 && self.turn.load(Acquire) != turn {
+            wake(&self.turn, 1);
+        }
+        moved
     }
 
     /// The word that changes when a waiter should look again.

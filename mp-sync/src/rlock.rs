@@ -161,9 +161,7 @@ impl RLock {
             return Err(self.not_held());
         }
         match self.raw.depth().saturating_sub(1) {
-            0 => {
-                self.release_all();
-            }
+            0 => self.release_all(),
             depth => self.raw.set_depth(depth),
         }
         Ok(())
@@ -179,29 +177,12 @@ impl RLock {
         }
     }
 
-    /// Ends all levels of this thread's hold, which it must have; how many it were.
+    /// Ends all levels of this thread's hold, which it must have.
     #[inline]
-    pub(crate) fn release_all(&self) -> u32 {
-        let depth = self.raw.depth();
+    fn release_all(&self) {
         self.raw.clear_thread();
         // Not refused: it is held, and not by a guard of the plain kind.
         let _ = self.raw.release();
-        depth
-    }
-
-    /// As [`release_all`](Self::release_all), as if `dead` had it: the next holder is told of that death.
-    pub(crate) fn release_all_to(&self, dead: DeadOwner) -> u32 {
-        let depth = self.raw.depth();
-        self.raw.clear_thread();
-        self.raw.leave_to(dead);
-        depth
-    }
-
-    /// Takes it at the depth that [`release_all`](Self::release_all) returned.
-    pub(crate) fn acquire_again(&self, depth: u32) -> Option<DeadOwner> {
-        let acquired = self.raw.acquire(Hold::Open, None);
-        self.raw.set_depth(depth);
-        acquired.and_then(|acquired| acquired.owner_died())
     }
 
     pub(crate) fn not_held(&self) -> Error {

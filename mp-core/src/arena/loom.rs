@@ -132,9 +132,9 @@ fn a_process_that_dies_anywhere_leaves_at_most_one_count_too_many() {
             // One of the owner; the process takes two, and gives one back, as far as it gets.
             let account = Account::new(DEAD, 0, 1);
             let all: [fn(&Account); 6] = [
-                |account| drop(account.count.fetch_add(1, Relaxed)),
+                |account| _ = account.count.fetch_add(1, Relaxed),
                 |account| note(&account.tally),
-                |account| drop(account.count.fetch_add(1, Relaxed)),
+                |account| _ = account.count.fetch_add(1, Relaxed),
                 |account| note(&account.tally),
                 |account| strike(&account.tally),
                 |account| account.release(),

@@ -61,6 +61,7 @@ pub(crate) const MOST_WORDS: usize = 128;
 
 /// Why a wait for several words ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(loom, expect(dead_code, reason = "the model always refuses"))]
 pub(crate) enum AnyResult {
     /// A [`wake`] reached the word at this position, and perhaps some before it, but none behind it.
     Woken(usize),
@@ -80,6 +81,22 @@ pub(crate) fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Deadline>) 
 /// Wakes at most `n` of those who [`wait`] on `word`, in any process; how many it were.
 pub fn wake(word: &AtomicU32, n: u32) -> usize {
     system::wake(word, n)
+}
+
+/// Has one of those who [`wait`] on `word`, if it is `expected`, wait on `other` instead, behind those who wait there; how many
+/// it were. It sleeps on until its deadline or a [`wake`] of `other`.
+///
+/// ```
+/// # #[cfg(not(loom))] {
+/// use mp_core::futex::{AtomicU32, move_one};
+///
+/// let (word, other) = (AtomicU32::new(7), AtomicU32::new(0));
+/// assert_eq!(move_one(&word, 7, &other), 0, "nobody waits");
+/// # }
+/// ```
+pub fn move_one(word: &AtomicU32, expected: u32, other: &AtomicU32) -> usize {
+    // Where it cannot be moved, it is told to look.
+    system::move_one(word, expected, other).unwrap_or_else(|| wake(word, 1))
 }
 
 /// Wakes all who [`wait`] on `word`, in any process; how many it were.
@@ -112,6 +129,22 @@ mod tests {
             thread::yield_now();
         }
         sleeper.join().unwrap();
+    }
+
+    #[test]
+    fn one_who_is_moved_sleeps_until_the_other_word_is_woken() {
+        let (word, other) = (AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            let sleeper = scope.spawn(|| wait(&word, 0, Some(Deadline::after(Duration::from_secs(60)))));
+            assert_eq!(system::move_one(&word, 1, &other), None, "the word is not as expected");
+            while move_one(&word, 0, &other) == 0 {
+                thread::yield_now();
+            }
+            assert_eq!(wake_all(&word), 0);
+            assert!(!sleeper.is_finished());
+            assert_eq!(wake_all(&other), 1);
+            assert_eq!(sleeper.join().unwrap(), WaitResult::Woken);
+        });
     }
 
     #[test]

@@ -59,6 +59,19 @@ pub(super) fn wake(word: &AtomicU32, n: u32) -> usize {
     woken
 }
 
+pub(super) fn move_one(word: &AtomicU32, expected: u32, other: &AtomicU32) -> Option<usize> {
+    let (table, _) = &*TABLE;
+    let mut guard = table.lock().unwrap();
+    if word.load(Relaxed) != expected {
+        return None;
+    }
+    let address = |word: &AtomicU32| word as *const AtomicU32 as usize;
+    let Some(first) = guard.waiting.iter().position(|&(at, _)| at == address(word)) else { return Some(0) };
+    let (_, waiter) = guard.waiting.remove(first);
+    guard.waiting.push((address(other), waiter));
+    Some(1)
+}
+
 /// Not modelled: as on a kernel that cannot do it.
 pub(super) fn wait_any(_words: &[(&AtomicU32, u32)], _deadline: Option<Deadline>) -> AnyResult {
     AnyResult::Refused

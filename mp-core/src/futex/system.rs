@@ -46,6 +46,11 @@ pub(super) fn wake(word: &AtomicU32, n: u32) -> usize {
     futex::wake(word, futex::Flags::empty(), n.min(i32::MAX as u32)).unwrap_or(0)
 }
 
+/// None if it was refused, or the word is not as expected.
+pub(super) fn move_one(word: &AtomicU32, expected: u32, other: &AtomicU32) -> Option<usize> {
+    futex::cmp_requeue(word, futex::Flags::empty(), 0, 1, other, expected).ok()
+}
+
 pub(super) fn wait_any(words: &[(&AtomicU32, u32)], deadline: Option<Deadline>) -> AnyResult {
     let waits: Vec<futex::Wait> = words
         .iter()

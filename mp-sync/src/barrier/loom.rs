@@ -103,7 +103,7 @@ fn two_parties_pass_two_rounds_with_an_action() {
 
 #[test]
 fn one_who_finds_no_slot_gets_it_when_it_is_free() {
-    explore(3, || {
+    explore(2, || {
         let memory = Memory::new(2, 1);
         let rounds = |memory: &Memory| (0..3).for_each(|_| _ = memory.wait(None).unwrap());
         let other = start(2, &memory, rounds);
@@ -232,7 +232,7 @@ fn a_party_that_dies_while_it_waits_breaks_the_round() {
 
 #[test]
 fn one_who_dies_before_it_is_counted_loses_no_slot() {
-    explore(3, || {
+    explore(2, || {
         expect_deaths();
         let memory = Memory::new(2, 1);
         let victim = start(2, &memory, |memory| {

@@ -7,19 +7,19 @@ use mp_core::arena::Shared;
 use mp_core::wait::word_changed;
 
 use super::mutex::Interrupted;
-use super::table::{Place, Relock, Table};
+use super::table::{Place, Relock, Sleeps, Table};
 use super::{Condition, ConditionGuard};
 use crate::error::Result;
 
 /// Waits to be told. The guard must hold the lock of the condition.
 pub(super) async fn wait(condition: &Condition, guard: &mut ConditionGuard<'_>) -> Result<()> {
     let mut hold = Interrupted::new(&condition.mutex, guard.unseen());
-    let mut waiter = Waiter { condition, place: Some(condition.table.register()) };
+    let mut waiter = Waiter { condition, place: Some(condition.table.register(Sleeps::Elsewhere)) };
     while let Some(place) = &mut waiter.place {
         guard.held = false;
         hold.suspend();
         told(&condition.table, place).await?;
-        hold.resume_async().await?;
+        hold.resume_async(condition.mutex.raw()).await?;
         guard.held = true;
         if condition.table.settle(place, false).is_some() {
             waiter.place = None;

@@ -339,7 +339,7 @@ impl Condition {
     /// [`Error::NotHeld`] if this thread does not hold the lock.
     pub fn notify(&self, n: usize) -> Result<usize> {
         self.mutex.check_mine()?;
-        Ok(self.table.notify(n))
+        Ok(self.table.notify(n, self.mutex.raw()))
     }
 
     /// Tells the one who has waited longest; how many that is, 0 or 1. See [`notify`](Self::notify).

@@ -4,16 +4,18 @@
 
 use std::time::Duration;
 
-use mp_core::futex::wait;
+use mp_core::arena::Shared;
 use serde::{Deserialize, Serialize};
 
 use super::table::Relock;
 use crate::error::{Error, Result};
 use crate::holder::{DeadOwner, Holder};
 use crate::lock::{Lock, LockGuard, describe_owner};
-use crate::patience::Patience;
 use crate::raw_lock::{Acquired, Hold, RawLock, acquire_async};
 use crate::rlock::RLock;
+
+#[cfg(all(test, loom))]
+mod loom;
 
 pub(super) const WHAT: &str = "lock of a condition";
 
@@ -24,7 +26,7 @@ pub(super) enum Mutex {
 }
 
 impl Mutex {
-    pub(super) fn raw(&self) -> &RawLock {
+    pub(super) fn raw(&self) -> &Shared<RawLock> {
         match self {
             Mutex::Plain(lock) => lock.raw(),
             Mutex::Recursive(lock) => lock.raw(),
@@ -92,7 +94,8 @@ impl Mutex {
 
 /// A hold that this thread has, whole or given up for a while.
 pub(super) struct Interrupted<'a> {
-    mutex: &'a Mutex,
+    lock: &'a RawLock,
+    recursive: bool,
     /// What to restore: all the levels, or the kind of hold.
     depth: u32,
     hold: Hold,
@@ -102,70 +105,48 @@ pub(super) struct Interrupted<'a> {
 
 impl<'a> Interrupted<'a> {
     pub(super) fn new(mutex: &'a Mutex, died: Option<DeadOwner>) -> Interrupted<'a> {
-        Interrupted { mutex, depth: 0, hold: Hold::Open, died }
+        Interrupted::of(mutex.raw(), matches!(mutex, Mutex::Recursive(_)), died)
+    }
+
+    fn of(lock: &'a RawLock, recursive: bool, died: Option<DeadOwner>) -> Interrupted<'a> {
+        Interrupted { lock, recursive, depth: 0, hold: Hold::Open, died }
+    }
+
+    /// What there is to do once the lock is ours again.
+    fn restore(&mut self, acquired: &Acquired) {
+        if self.recursive {
+            self.lock.set_depth(self.depth);
+        }
+        self.died = acquired.owner_died().or(self.died);
+    }
+
+    /// As [`resume`](Relock::resume), without blocking the thread; `lock` is that of the condition.
+    pub(super) async fn resume_async(&mut self, lock: &Shared<RawLock>) -> Result<()> {
+        let acquired = acquire_async(lock, self.hold).await?;
+        self.restore(&acquired);
+        Ok(())
     }
 }
 
 impl Relock for Interrupted<'_> {
     fn suspend(&mut self) {
-        if let Some(dead) = self.died.take() {
-            match self.mutex {
-                Mutex::Recursive(lock) => self.depth = lock.release_all_to(dead),
-                Mutex::Plain(lock) => {
-                    self.hold = if lock.raw().is_guarded() { Hold::Guarded } else { Hold::Open };
-                    lock.raw().leave_to(dead);
-                }
-            }
-            return;
+        if self.recursive {
+            self.depth = self.lock.depth();
+            self.lock.clear_thread();
+        } else if self.lock.is_guarded() {
+            self.hold = Hold::Guarded;
         }
-        match self.mutex {
-            Mutex::Recursive(lock) => self.depth = lock.release_all(),
-            Mutex::Plain(lock) if lock.raw().release().is_err() => {
-                self.hold = Hold::Guarded;
-                lock.raw().release_guarded(&Acquired::by(Holder::current()));
-            }
-            Mutex::Plain(_) => self.hold = Hold::Open,
+        match (self.died.take(), self.hold) {
+            (Some(dead), _) => self.lock.leave_to(dead),
+            (None, Hold::Guarded) => self.lock.release_guarded(&Acquired::by(Holder::current())),
+            // Not refused: this thread has it, and without a guard.
+            (None, Hold::Open) => _ = self.lock.release(),
         }
     }
 
     fn resume(&mut self) {
-        let slept = self.let_the_notifier_leave();
-        let died = match self.mutex {
-            Mutex::Recursive(lock) => lock.acquire_again(self.depth),
-            Mutex::Plain(lock) => {
-                lock.raw().acquire(self.hold, None).and_then(|acquired| acquired.owner_died())
-            }
-        };
-        self.died = died.or(self.died);
-        if slept {
-            // Others may sleep there still.
-            self.mutex.raw().announce();
+        if let Some(acquired) = self.lock.acquire_awoken(self.hold) {
+            self.restore(&acquired);
         }
-    }
-}
-
-impl Interrupted<'_> {
-    /// As [`resume`](Relock::resume), without blocking the thread.
-    pub(super) async fn resume_async(&mut self) -> Result<()> {
-        let acquired = match self.mutex {
-            Mutex::Recursive(lock) => {
-                let acquired = acquire_async(lock.raw(), Hold::Open).await?;
-                lock.raw().set_depth(self.depth);
-                acquired
-            }
-            Mutex::Plain(lock) => acquire_async(lock.raw(), self.hold).await?,
-        };
-        self.died = acquired.owner_died().or(self.died);
-        Ok(())
-    }
-
-    /// Who notified has the lock as a rule, and is about to release it: on the same CPU it cannot while we spin.
-    fn let_the_notifier_leave(&self) -> bool {
-        let raw = self.mutex.raw();
-        let turn = raw.announce();
-        if let Some(turn) = turn {
-            wait(raw.turn(), turn, Patience::new(None).next());
-        }
-        turn.is_some()
     }
 }

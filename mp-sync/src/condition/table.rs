@@ -20,7 +20,8 @@
 //!
 //! `state` names the process that waits, and says whether it was `TOLD`. Telling is one exchange: a death lies before it,
 //! and nobody was told, or after it, and the waiter finds out by itself at the end of its slice, if nobody wakes it. The
-//! notifier tells those who have waited longest, by their tickets, and wakes exactly these. Where there was nobody to wake,
+//! notifier tells those who have waited longest, by their tickets, and wakes exactly these; threads among them when it
+//! releases the lock: until then they sleep on, moved to those who sleep for the lock. Where there was nobody to wake,
 //! the waiter is about to sleep, about to leave, or dead; the dead are removed and the next one is told instead.
 //!
 //! Whoever is told and killed before it had the lock again leaves a slot that says `TOLD` and names a dead process. Waiters
@@ -51,6 +52,8 @@ mod loom;
 
 /// It may go, once it has the lock.
 const TOLD: u64 = 1 << 63;
+/// It waits as a thread, which can sleep on until the lock is released.
+const THREAD: u64 = 1 << 62;
 
 /// As many as fit into 2 KiB.
 #[cfg(not(loom))]
@@ -103,11 +106,21 @@ impl Default for Table {
     }
 }
 
+/// How one waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sleeps {
+    /// As a thread.
+    Here,
+    /// As a future.
+    Elsewhere,
+}
+
 /// Where one waits.
 #[derive(Debug)]
 pub(super) struct Place {
     /// None in the crowd.
     slot: Option<usize>,
+    sleeps: Sleeps,
     ticket: u32,
     /// `crowd` when it came.
     crowd: u32,
@@ -117,14 +130,14 @@ pub(super) struct Place {
 pub(super) trait Relock {
     /// Gives it up, for a while.
     fn suspend(&mut self);
-    /// Has it again, as before.
+    /// Has it again, as before; perhaps woken as one who sleeps for it.
     fn resume(&mut self);
 }
 
 impl Table {
     /// Waits to be told, until the deadline; whether it was. With the lock, which is given up meanwhile.
     pub(super) fn wait(&self, lock: &mut impl Relock, deadline: Option<Deadline>) -> bool {
-        let mut place = self.register();
+        let mut place = self.register(Sleeps::Here);
         let mut patience = Patience::new(deadline);
         loop {
             lock.suspend();
@@ -137,20 +150,20 @@ impl Table {
     }
 
     /// With the lock: from now on one waits here.
-    pub(super) fn register(&self) -> Place {
+    pub(super) fn register(&self, sleeps: Sleeps) -> Place {
         let ticket = self.next.fetch_add(1, Relaxed);
-        let slot = self.take_slot(ticket).or_else(|| {
+        let slot = self.take_slot(ticket, sleeps).or_else(|| {
             self.sweep();
-            self.take_slot(ticket)
+            self.take_slot(ticket, sleeps)
         });
         if slot.is_none() {
             self.crowded.fetch_add(1, Relaxed);
         }
-        Place { slot, ticket, crowd: self.crowd.load(Relaxed) }
+        Place { slot, sleeps, ticket, crowd: self.crowd.load(Relaxed) }
     }
 
-    fn take_slot(&self, ticket: u32) -> Option<usize> {
-        let me = Holder::current().bits();
+    fn take_slot(&self, ticket: u32, sleeps: Sleeps) -> Option<usize> {
+        let me = Holder::current().bits() | if sleeps == Sleeps::Here { THREAD } else { 0 };
         self.slots.iter().enumerate().position(|(index, slot)| {
             if slot.state.load(Relaxed) != 0 {
                 return false;
@@ -217,7 +230,7 @@ impl Table {
             return Some(told);
         }
         if place.slot.is_none() {
-            place.slot = self.take_slot(place.ticket);
+            place.slot = self.take_slot(place.ticket, place.sleeps);
             if place.slot.is_some() {
                 self.leave_crowd();
             }
@@ -281,8 +294,8 @@ impl Table {
         })
     }
 
-    /// With the lock: tells up to `n`, who have waited longest; how many.
-    pub(super) fn notify(&self, n: usize) -> usize {
+    /// With `lock`, the lock: tells up to `n`, who have waited longest; how many.
+    pub(super) fn notify(&self, n: usize, lock: &RawLock) -> usize {
         let mut told = 0;
         if n > 0 && self.used.load(Relaxed) > 0 {
             let mut queue = [(0, 0); SLOTS];
@@ -290,7 +303,7 @@ impl Table {
                 if told == n {
                     break;
                 }
-                told += usize::from(self.tell(&self.slots[index]));
+                told += usize::from(self.tell(&self.slots[index], lock));
             }
         }
         let crowded = self.crowded.load(Relaxed) as usize;
@@ -320,15 +333,18 @@ impl Table {
     }
 
     /// Tells the one in this slot; whether somebody was there to hear it.
-    fn tell(&self, slot: &Slot) -> bool {
+    fn tell(&self, slot: &Slot, lock: &RawLock) -> bool {
         let state = slot.state.load(Relaxed);
         slot.ticket.store(self.next.load(Relaxed), Relaxed);
         if state == 0 || slot.state.compare_exchange(state, state | TOLD, Release, Relaxed).is_err() {
             return false;
         }
-        slot.word.fetch_add(1, Release);
+        let word = slot.word.fetch_add(1, Release).wrapping_add(1);
+        // It wants the lock, which we have: to wake it before the release would cost it a second sleep.
+        let asleep =
+            if state & THREAD != 0 { lock.wake_on_release(&slot.word, word) } else { wake(&slot.word, 1) };
         // Whoever was asleep was alive. If it is killed now, another waiter takes it over.
-        if wake(&slot.word, 1) == 0 && Holder::in_word(state).has_died() {
+        if asleep == 0 && Holder::in_word(state).has_died() {
             slot.state.store(0, Relaxed);
             return false;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use loom::sync::atomic::AtomicU32;
 use mp_core::deadline::Deadline;
-use mp_core::futex::Ordering::*;
+use mp_core::futex::{Ordering::*, WaitResult, wait, wake};
 
 use super::{SET, Word};
 use crate::holder::Holder;
@@ -39,6 +39,34 @@ fn all_who_wait_return_when_it_is_set() {
         news.word.set();
         news.word.set();
         waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+    });
+}
+
+#[test]
+fn a_future_that_is_dropped_takes_no_wake_up_along() {
+    explore(2, || {
+        let news = Arc::new(News::default());
+        // Dropped before it is told; the thread that watches the word for it may get the wake-up, and hands it back.
+        let dropped = process(2, {
+            let news = news.clone();
+            move || {
+                let Some(seen) = news.word.announce() else { return };
+                if wait(&news.word.0, seen, None) == WaitResult::Woken {
+                    wake(&news.word.0, 1);
+                }
+            }
+        });
+        let waiter = process(3, {
+            let news = news.clone();
+            move || {
+                assert!(news.word.wait(None));
+                news.assert_seen();
+            }
+        });
+        news.data.store(1, Relaxed);
+        news.word.set();
+        dropped.join().unwrap();
+        waiter.join().unwrap();
     });
 }
 

@@ -14,6 +14,9 @@ use crate::error::Result;
 use crate::holder::Holder;
 use crate::patience::Look;
 
+#[cfg(all(test, loom))]
+mod loom;
+
 /// Takes the lock as soon as it is free or its holder is dead.
 ///
 /// # Errors

@@ -16,6 +16,9 @@ use crate::holder::Holder;
 use crate::patience::Look;
 use crate::raw_lock::is_hungry;
 
+#[cfg(all(test, loom))]
+mod loom;
+
 pub(super) async fn acquire(table: &Table) -> Result<Permit<'_>> {
     let mut waiter =
         Waiter { permits: table.permits(), asleep_since: None, look: Look::default(), starving: false };
@@ -31,6 +34,7 @@ pub(super) async fn acquire(table: &Table) -> Result<Permit<'_>> {
 /// One who waits for a permit, in whatever thread.
 struct Waiter<'a> {
     permits: Permits<'a>,
+    /// None if it has not slept, or has its permit.
     asleep_since: Option<Instant>,
     look: Look,
     /// It has asked for a permit that only those take who have slept.
@@ -46,7 +50,7 @@ impl Waiter<'_> {
         let turn = permits.announce(WAITERS | if self.starving { STARVING } else { 0 });
         if let Some(taken) = permits.look(me, self.asleep_since.is_some())? {
             self.starving = false;
-            if self.asleep_since.is_some() {
+            if self.asleep_since.take().is_some() {
                 permits.pass_on();
             }
             return Ok(Ok(taken));
@@ -55,6 +59,7 @@ impl Waiter<'_> {
             && let Some(taken) = permits.recover(me)
         {
             self.starving = false;
+            self.asleep_since = None;
             return Ok(Ok(taken));
         }
         self.asleep_since.get_or_insert_with(Instant::now);
@@ -63,12 +68,15 @@ impl Waiter<'_> {
 }
 
 impl Drop for Waiter<'_> {
-    /// Leaves no reservation behind, which newcomers would respect for a slice. Others who starve ask again.
+    /// Leaves no reservation behind, which newcomers would respect for a slice: perhaps the wake-up that it got and did not
+    /// use was for one. Others who starve ask again.
     fn drop(&mut self) {
-        if !self.starving {
+        if self.asleep_since.is_none() {
             return;
         }
-        self.permits.head.turn.fetch_and(!STARVING, SeqCst);
+        if self.starving {
+            self.permits.head.turn.fetch_and(!STARVING, SeqCst);
+        }
         for (index, word) in self.permits.words.iter().enumerate() {
             if word.load(SeqCst) == RESERVED && self.permits.exchange(index, RESERVED, FREE) {
                 self.permits.brought(index);
