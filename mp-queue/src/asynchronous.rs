@@ -191,3 +191,6 @@ impl<T: DeserializeOwned> SimpleQueue<T> {
         self.queue().get_async().await
     }
 }
+
+#[cfg(test)]
+mod tests;

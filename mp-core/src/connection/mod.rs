@@ -473,3 +473,5 @@ impl<'de> Deserialize<'de> for Connection {
 mod tests;
 #[cfg(test)]
 mod tests_async;
+#[cfg(test)]
+mod tests_timed;
