@@ -140,6 +140,28 @@ fn one_of_several_that_cannot_be_decoded_costs_no_other() {
     });
 }
 
+/// Items of one putter that are got at once are neighbours, however many get.
+#[test]
+fn que_get_many_is_one_step() {
+    for_each_method(|context| {
+        let queue = Queue::<u32>::unbounded().expect("a queue");
+        let get = |queue: Queue<u32>| {
+            let mut got = 0;
+            while let Ok(items) = queue.get_many(7) {
+                assert!(items.windows(2).all(|two| two[0] + 1 == two[1]), "{items:?}");
+                got += items.len();
+            }
+            got
+        };
+        let getters: Vec<_> =
+            (0..3).map(|_| context.process(get, (queue.clone(),)).start().expect("a child")).collect();
+        (0..30_000).for_each(|item| queue.put(item).expect("put"));
+        queue.close().expect("closed");
+        let all: usize = getters.iter().map(|getter| getter.join().expect("an orderly end")).sum();
+        assert_eq!(all, 30_000);
+    });
+}
+
 /// JoinableQueue and SimpleQueue have the forms that Queue has.
 #[test]
 fn jq_sq_every_form_of_the_calls() {

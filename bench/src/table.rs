@@ -21,14 +21,16 @@ pub fn print(options: &Options, sink: &Sink) {
         options.runs()
     );
     for row in rows {
-        for (what, record) in [
-            ("limit", limit(row, &sink.records)),
-            ("python", python(row, &sink.records)),
-            ("peer", peer(row, &sink.records).filter(|peer| peer.via.is_some())),
-        ] {
+        for (what, record) in [("limit", limit(row, &sink.records)), ("python", python(row, &sink.records))] {
             if let Some(record) = record {
                 println!("{what} of {}: {}", title(row), source(record));
             }
+        }
+    }
+    for row in options.areas.iter().flat_map(|a| a.rows) {
+        let peers = peers(row, &sink.records);
+        if !peers.is_empty() {
+            println!("peers of {}: {}", title(row), peers.join("; "));
         }
     }
     sink.left_out.iter().for_each(|what| println!("left out: {what}"));
@@ -61,14 +63,16 @@ fn line(row: &Row, pin: Pin, records: &[Record]) -> [String; 11] {
     };
     let (goal, met) = match row.goal.with(pin) {
         Goal::None | Goal::Placed { .. } => (String::new(), None),
-        Goal::Limit(x) => (format!("<= {x}x limit"), ours.zip(limit).map(|(o, l)| o.slower_than(l) <= x)),
+        Goal::Limit(x) => {
+            (format!("<= {}x limit", short(x)), ours.zip(limit).map(|(o, l)| o.slower_than(l) <= x))
+        }
         Goal::Value(v) => (format!("<= {v}"), ours.map(|o| o.value <= v)),
         Goal::Rate(v) => (format!(">= {v}"), ours.map(|o| o.value >= v)),
         Goal::Python(x) => {
             (format!("<= {x:.3}x python"), ours.zip(python).map(|(o, p)| o.slower_than(p) <= x))
         }
         Goal::RateAndLimit(v, x) => (
-            format!(">= {v}, <= {x}x limit"),
+            format!(">= {v}, <= {}x limit", short(x)),
             ours.zip(limit).map(|(o, l)| o.value >= v && o.slower_than(l) <= x),
         ),
         Goal::LimitAndPython(x, y) => (
@@ -94,6 +98,19 @@ fn line(row: &Row, pin: Pin, records: &[Record]) -> [String; 11] {
 
 fn peer<'a>(row: &Row, records: &'a [Record]) -> Option<&'a Record> {
     best(records.iter().filter(|r| r.measure == row.measure && !is_ground(r)))
+}
+
+/// All of them, the fastest first, each with how many times as long ours takes.
+fn peers(row: &Row, records: &[Record]) -> Vec<String> {
+    let ours = records.iter().find(|r| r.who == "ours" && row.is_ours(r));
+    let mut peers: Vec<&Record> =
+        records.iter().filter(|r| r.measure == row.measure && !is_ground(r)).collect();
+    peers.sort_by(|a, b| if a.is_rate() { b.value.total_cmp(&a.value) } else { a.value.total_cmp(&b.value) });
+    let show = |peer: &&Record| {
+        let ratio = ours.map_or(String::new(), |ours| format!(" (x {:.2})", ours.slower_than(peer)));
+        format!("{} {}{ratio}", source(peer), number(peer.value))
+    };
+    peers.iter().map(show).collect()
 }
 
 fn is_ground(record: &Record) -> bool {
@@ -123,6 +140,11 @@ fn source(record: &Record) -> String {
     let who = (!is_ground(record)).then(|| record.who.clone());
     let parts = [&who, &record.via, &record.module, &record.start_method];
     parts.into_iter().flatten().cloned().collect::<Vec<_>>().join(", ")
+}
+
+/// Three decimals at most.
+fn short(ratio: f64) -> f64 {
+    (ratio * 1000.0).round() / 1000.0
 }
 
 /// Four significant digits or so.
@@ -172,6 +194,16 @@ mod tests {
             [Pin::None, Pin::Same, Pin::Split].map(shown),
             ["; ", "<= 1.3x limit; NO", ">= 1, <= 1.5x limit; yes"]
         );
+    }
+
+    #[test]
+    fn all_peers_are_listed() {
+        let mut records =
+            [record("ours", None, 2.0), record("slow", None, 8.0), record("fast", Some("way"), 1.0)];
+        let row = Row { measure: "m", variant: None, limit: None, python: None, goal: Goal::None };
+        assert_eq!(peers(&row, &records), ["fast, way 1.000 (x 2.00)", "slow 8.000 (x 0.25)"]);
+        records.iter_mut().for_each(|record| record.unit = "msg/s".into());
+        assert_eq!(peers(&row, &records), ["slow 8.000 (x 4.00)", "fast, way 1.000 (x 0.50)"]);
     }
 
     #[test]
