@@ -165,7 +165,7 @@ where
 }
 
 /// As [`ipc_channels`], without an encoding of its own: its channel for bytes.
-fn ipc_bytes(options: &Options, n: usize, size: usize) -> Contender<'_> {
+pub fn ipc_bytes(options: &Options, n: usize, size: usize) -> Contender<'_> {
     Contender::new(IPC_CHANNEL, Label::Via("bytes"), move || {
         let (server, name) = IpcOneShotServer::<IpcBytesSender>::new()?;
         let job = move |(name, n, size): (String, u64, usize)| {
