@@ -67,6 +67,8 @@ impl Link {
     fn make(root: &Path, name: &str, size: usize, bound: usize, wait: Wait, create: bool) -> Result<Link> {
         let mut config = Config::default();
         config.global.set_root_path(&iceoryx2::prelude::Path::new(root.as_os_str().as_encoded_bytes())?);
+        let name_of_files = root.file_name().unwrap_or_default().as_encoded_bytes();
+        config.global.prefix = iceoryx2::prelude::FileName::new(name_of_files)?;
         let node = NodeBuilder::new()
             .config(&config)
             .signal_handling_mode(SignalHandlingMode::Disabled)
