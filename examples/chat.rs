@@ -15,6 +15,9 @@ use std::time::Duration;
 use mp::{Address, AuthKey, Connection, Listener, connect};
 use multiprocess as mp;
 
+/// How long the room waits for a guest that does not read.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What the room hears from a guest: a line, or that it has left.
 type Heard = (String, Option<String>);
 
@@ -70,8 +73,9 @@ fn preside(
         let line = format!("{name}: {}", said.as_deref().unwrap_or("(leaves)"));
         println!("{line}");
         for guest in lock(guests).values() {
-            // Whoever does not listen any more is about to be seen leaving.
-            let _ = guest.send(&line);
+            // Whoever does not listen any more is about to be seen leaving; one that does not read (stopped, perhaps) holds up
+            // the others once, and hears nothing more.
+            let _ = guest.send_timeout(&line, PATIENCE);
         }
         lines.push(line);
     }

@@ -7,8 +7,8 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 
-use mp_queue::Error as QueueError;
 use multiprocess as mp;
+use multiprocess::queue::Error as QueueError;
 use multiprocess::{Connection, Handle, JoinableQueue, pipe};
 use serde::{Deserialize, Serialize};
 

@@ -45,7 +45,7 @@ pub use mp_core::listener::{
     Address, Listener, ListenerBuilder, Peer, connect, connect_async, connect_timeout,
 };
 #[doc(inline)]
-pub use mp_core::wait::wait_ready;
+pub use mp_core::wait::{wait_ready, wait_ready_async};
 #[doc(inline)]
 pub use mp_core::{Error, Result};
 /// Queues, with their errors.

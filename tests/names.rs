@@ -109,6 +109,7 @@ const NAMES: &[&str] = &[
     "synchronized",
     "wait",
     "wait_ready",
+    "wait_ready_async",
 ];
 
 /// The names that `src/lib.rs` exports.

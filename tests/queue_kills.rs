@@ -19,6 +19,8 @@ use referee::Worker;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// A queue, unless something else is asked for.
+const KILLS: u64 = 1000;
 /// Workers 0, 2 and 4 put, the others get.
 const WORKERS: usize = 6;
 /// Items that a putter puts at most, all its lives together.

@@ -15,6 +15,9 @@ use multiprocess::core::arena::Shared;
 use multiprocess::{Array, Value};
 use referee::{Board, Worker, kills};
 
+/// A primitive, unless something else is asked for.
+const KILLS: u64 = 500;
+
 /// What a lock guards: who is inside, and two numbers that are the same except in the middle of a change.
 fn change_what_is_guarded<T>(worker: &mut Worker<T>, died: Option<DeadOwner>) {
     let board = worker.board.clone();

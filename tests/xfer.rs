@@ -16,7 +16,7 @@ use multiprocess::core::connection::{Connection, pipe, simplex_pipe};
 use multiprocess::core::handle::{Handle, inside};
 use multiprocess::core::message::Message;
 use multiprocess::core::{Error, codec};
-use multiprocess::{Context, Pool, StartMethod};
+use multiprocess::{Context, Pool, Queue, SimpleQueue, StartMethod};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use serde::{Deserialize, Serialize};
 
@@ -77,20 +77,18 @@ fn xfer_02_socket_as_an_argument() {
     });
 }
 
-/// As with a queue: whoever waits for items gets a connection as one.
 #[test]
-fn xfer_03_connection_through_a_connection_that_is_waited_for() {
+fn xfer_03_connection_through_a_queue() {
     for_each_method(|context| {
-        let child = |items: Connection| {
-            let item: Connection = items.recv().expect("a connection");
+        let child = |items: SimpleQueue<Connection>| {
+            let item = items.get().expect("a connection");
             let text: String = item.recv().expect("a text");
             item.send(&text).expect("sent");
         };
-        let (items, there) = pipe().expect("a pipe");
-        let child = context.process(child, (there,)).start().expect("a child");
+        let items = SimpleQueue::new().expect("a queue");
+        let child = context.process(child, (items.clone(),)).start().expect("a child");
         let (near, far) = pipe().expect("a pipe");
-        items.send(&far).expect("sent");
-        drop(far);
+        items.put(far).expect("put");
         near.send("42").expect("sent");
         assert_eq!(near.recv::<String>().expect("a text"), "42");
         child.join().expect("an orderly end");
@@ -176,6 +174,23 @@ fn xfer_06_descriptors_that_nobody_collects() {
         drop(writer);
         child.join().expect("an orderly end");
         assert!(matches!(reader.recv_bytes(), Err(Error::EndOfFile { .. })));
+    });
+}
+
+#[test]
+fn xfer_06_an_item_that_nobody_gets() {
+    for_each_method(|context| {
+        let before = Belongings::now();
+        let queue = Queue::unbounded().expect("a queue");
+        let (reader, writer) = simplex_pipe().expect("a pipe");
+        let child = |queue: Queue<Connection>, writer: Connection| queue.put(writer).expect("put");
+        let child = context.process(child, (queue.clone(), writer)).start().expect("a child");
+        child.join().expect("an orderly end");
+        assert!(!reader.poll(Duration::ZERO).expect("a poll"), "it waits in the queue");
+        drop(queue);
+        assert!(matches!(reader.recv_timeout::<()>(SOON), Err(Error::EndOfFile { .. })));
+        drop((reader, child));
+        before.assert_same();
     });
 }
 

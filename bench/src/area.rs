@@ -1,6 +1,6 @@
 //! The table of areas: what is measured in this program, in the limits probe, in Python, and what is compared.
 
-use crate::options::Options;
+use crate::options::{Options, Pin};
 use crate::record::{Record, Sink};
 use crate::{fsqueue, mutex, pipe, pool, process, pthread, queue, shm, sync};
 use anyhow::Result;
@@ -13,6 +13,8 @@ pub struct Area {
     pub here: fn(&Options, &mut Sink) -> Result<()>,
     /// What the limits probe measures (`--only`).
     pub limits: &'static str,
+    /// Peers that are programs of their own, each a folder of this package.
+    pub peers: &'static [&'static str],
     /// What Python measures.
     pub python: &'static [Python],
     /// The rows of the table.
@@ -63,6 +65,34 @@ pub enum Goal {
     Python(f64),
     /// At most so many times the limit, and so many times Python.
     LimitAndPython(f64, f64),
+    /// At least this rate, and at most so many times the limit.
+    RateAndLimit(f64, f64),
+    /// What depends on where processes run.
+    Placed {
+        /// Wherever the kernel puts them.
+        free: &'static Goal,
+        /// On one CPU.
+        same: &'static Goal,
+        /// On two.
+        split: &'static Goal,
+    },
+}
+
+impl Goal {
+    /// What it means with this placement.
+    pub fn with(self, pin: Pin) -> Goal {
+        match (self, pin) {
+            (Goal::Placed { free, .. }, Pin::None) => *free,
+            (Goal::Placed { same, .. }, Pin::Same) => *same,
+            (Goal::Placed { split, .. }, Pin::Split) => *split,
+            (goal, _) => goal,
+        }
+    }
+
+    /// For what goes on at two places at a time: on one CPU there is no such thing as a spinning limit.
+    const fn side_by_side(goal: &'static Goal) -> Goal {
+        Goal::Placed { free: goal, same: &Goal::None, split: goal }
+    }
 }
 
 impl Row {
@@ -94,6 +124,7 @@ pub const AREAS: &[Area] = &[
         name: "process",
         here: process::measure,
         limits: "process",
+        peers: &[],
         python: &[
             Python::multiprocessing(&["--start-method", "fork", "--only", "process"]),
             Python::multiprocessing(&["--start-method", "forkserver", "--only", "process"]),
@@ -112,6 +143,7 @@ pub const AREAS: &[Area] = &[
         name: "sync",
         here: sync::measure,
         limits: "sync",
+        peers: &[],
         python: &[Python::multiprocessing(&["--start-method", "fork", "--only", "sync"])],
         rows: &[
             Row::new("sync.lock.uncontended").limit(MUTEX).goal(Goal::Limit(1.25)),
@@ -134,6 +166,7 @@ pub const AREAS: &[Area] = &[
         name: "shm",
         here: shm::measure,
         limits: "shared",
+        peers: &[],
         python: &[Python::multiprocessing(&["--start-method", "fork", "--only", "shared"])],
         rows: &[
             Row::new("shared.value_increment.p1").limit(MUTEX).goal(Goal::Limit(1.25)),
@@ -153,15 +186,17 @@ pub const AREAS: &[Area] = &[
         name: "queue",
         here: queue::measure,
         limits: "queue",
+        peers: &["iceoryx2"],
         python: &[Python::multiprocessing(&["--only", "queue_throughput,queue_4to4,queue_pingpong"])],
         rows: &[
-            Row::new("queue.1to1.16B").limit(RING).goal(Goal::Limit(1.0 / 0.4)),
+            Row::new("queue.1to1.16B").limit(RING).goal(SMALL),
             Row::new("queue.1to1.16B_vec"),
+            Row::new("queue.1to1.64B"),
             Row::new("queue.1to1.1KiB").limit(RING),
-            Row::new("queue.1to1.64KiB").limit(RING).goal(Goal::Limit(1.0 / 0.6)),
-            Row::new("queue.1to1.1MiB").limit(RING).goal(Goal::Limit(1.0 / 0.6)),
-            Row::new("queue.4to4.64B").goal(Goal::Rate(4e6)),
-            Row::new("queue.pingpong.64B.p50").limit(queue::SLOT).goal(Goal::Limit(1.5)),
+            Row::new("queue.1to1.64KiB").limit(RING).goal(LARGE),
+            Row::new("queue.1to1.1MiB").limit(RING).goal(LARGE),
+            Row::new("queue.4to4.64B").goal(Goal::side_by_side(&Goal::Rate(4e6))),
+            Row::new("queue.pingpong.64B.p50").limit(queue::SLOT).goal(ROUND_TRIP),
             Row::new("queue.pingpong.64B.p99").limit(queue::SLOT),
             Row::new("queue.pingpong_asleep.64B.p50").limit(queue::SLOT).goal(Goal::Limit(1.15)),
             Row::new("queue.pingpong_asleep.64B.p99").limit(queue::SLOT),
@@ -172,6 +207,7 @@ pub const AREAS: &[Area] = &[
         here: pipe::measure,
         // All limits of pipes are measured here, in turn.
         limits: "pipe",
+        peers: &[],
         python: &[Python::multiprocessing(&["--only", "queue_pipe_throughput,queue_pingpong"])],
         rows: &[
             Row::new("pipe_bytes.1to1.16B").limit(pipe::STREAM),
@@ -186,6 +222,7 @@ pub const AREAS: &[Area] = &[
         name: "pool",
         here: pool::measure,
         limits: "pool",
+        peers: &[],
         python: &[
             Python::multiprocessing(&["--start-method", "fork", "--workers", "2", "--only", POOL_MEASURES]),
             Python::multiprocessing(&[
@@ -214,6 +251,7 @@ pub const AREAS: &[Area] = &[
         name: "fsqueue",
         here: fsqueue::measure,
         limits: "file",
+        peers: &[],
         python: &[Python::multiprocessing(&["--only", "filequeue"])],
         rows: &[
             Row::new("filequeue.put").goal(Goal::Rate(500_000.0)),
@@ -235,6 +273,16 @@ const MUTEX: &str = mutex::VIA;
 
 /// The limit of what goes through queues.
 const RING: &str = "shm ring 256 KiB, spin";
+
+/// Items of 16 bytes: a rate, and 0.4 times the limit.
+const SMALL: Goal = Goal::side_by_side(&Goal::RateAndLimit(6e6, 1.0 / 0.4));
+
+/// Items that are copied for most of the time: 0.6 times the limit.
+const LARGE: Goal = Goal::side_by_side(&Goal::Limit(1.0 / 0.6));
+
+/// Unpinned it is one of two modes by luck.
+const ROUND_TRIP: Goal =
+    Goal::Placed { free: &Goal::None, same: &Goal::Limit(1.5), split: &Goal::Value(1.5) };
 
 const SEMAPHORE: &str = "sem_t, shared";
 

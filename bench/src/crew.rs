@@ -29,6 +29,13 @@ fn cpu(pin: Pin, index: usize) -> Option<usize> {
     }
 }
 
+/// Puts the calling thread where the `index`-th child would be.
+pub fn take_place(options: &Options, index: usize) {
+    if let Some(cpu) = cpu(options.pin, index) {
+        placement::pin_to(cpu).expect("a CPU");
+    }
+}
+
 /// Starts a process that says when it is ready, waits for leave to begin, and then does `job`.
 fn start<A, R, J>(pin: Pin, index: usize, argument: A, job: J) -> Result<(Process<R>, Connection)>
 where
@@ -119,13 +126,24 @@ where
     A: Serialize + DeserializeOwned,
     J: Fn(&A) + Copy + Send + 'static,
 {
-    let warm = if asleep { 5 } else { 500 };
-    let all = (n + warm) as u64;
+    let all = (n + warm_up(asleep)) as u64;
     let job = move |(argument, all): (A, u64), _: &Connection| (0..all).for_each(|_| echo(&argument));
     let (child, gate) = start(options.pin, 0, (argument, all), job)?;
     gate.send(&())?;
+    let times = trips(n, asleep, &mut ask)?;
+    child.join()?;
+    Ok(times)
+}
+
+fn warm_up(asleep: bool) -> usize {
+    if asleep { 5 } else { 500 }
+}
+
+/// Microseconds of each of `n` calls of `ask`, as in [`round_trips`], whoever answers.
+pub fn trips(n: usize, asleep: bool, mut ask: impl FnMut(u64) -> Result<()>) -> Result<Vec<f64>> {
+    let warm = warm_up(asleep);
     let mut times = Vec::with_capacity(n);
-    for index in 0..all {
+    for index in 0..(n + warm) as u64 {
         if asleep {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -135,7 +153,6 @@ where
             times.push((now() - begin) as f64 / 1e3);
         }
     }
-    child.join()?;
     Ok(times)
 }
 

@@ -67,6 +67,7 @@ fn run(options: &Options) -> Result<()> {
         eprintln!("== {}", area.name);
         (area.here)(options, &mut sink)?;
         programs::limits(area, options, &mut sink)?;
+        programs::peers(area, options, &mut sink)?;
         programs::python(area, options, &mut sink)?;
     }
     table::print(options, &sink);

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::crew;
 use crate::options::Options;
+use crate::queue;
 use crate::record::{Label, Sink};
 use crate::turns::{self, Contender, Reduce};
 use anyhow::{Result, ensure};
@@ -56,7 +57,9 @@ pub fn measure(options: &Options, sink: &mut Sink) -> Result<()> {
             Ok(vec![crew::rate_of(options, n, crew, job)?])
         });
         let measure = format!("pipe_bytes.1to1.{label}");
-        turns::take(options, sink, &measure, "msg/s", Reduce::Median, vec![ours, limit])?;
+        // What other programs have for bytes between two processes; other peers are in the area of queues.
+        let peer = queue::ipc_bytes(options, (n as usize / 10).max(4), size);
+        turns::take(options, sink, &measure, "msg/s", Reduce::Median, vec![ours, limit, peer])?;
     }
     let n = options.samples(10_000);
     let ours = Contender::new("ours", Label::None, move || {

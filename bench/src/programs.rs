@@ -1,4 +1,4 @@
-//! The contenders that are programs of their own: the limits probe and Python. What cannot run is left out, and said.
+//! The contenders that are programs of their own: the limits probe, some peers and Python. What cannot run is left out, and said.
 
 use crate::area::{Area, Python};
 use crate::lines;
@@ -15,20 +15,30 @@ fn patience(options: &Options) -> Duration {
 
 /// Builds the limits probe and runs its part of `area`.
 pub fn limits(area: &Area, options: &Options, sink: &mut Sink) -> Result<()> {
-    let target = target_dir().join("limits");
+    build_and_run("limits", area.limits, &format!("limits of {}", area.name), options, sink)
+}
+
+/// Builds the peers of `area` that are programs of their own, and runs them.
+pub fn peers(area: &Area, options: &Options, sink: &mut Sink) -> Result<()> {
+    area.peers.iter().try_for_each(|peer| build_and_run(peer, area.name, peer, options, sink))
+}
+
+/// Builds the package in `folder`, which is a workspace of its own, and runs its program, which has the same name.
+fn build_and_run(folder: &str, only: &str, what: &str, options: &Options, sink: &mut Sink) -> Result<()> {
+    let target = target_dir().join(folder);
     let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet", "--release", "--manifest-path"])
-        .arg(home().join("limits/Cargo.toml"))
+        .arg(home().join(folder).join("Cargo.toml"))
         .env("CARGO_TARGET_DIR", &target)
         .status()
         .context("cannot start cargo")?;
     if !built.success() {
-        sink.leave_out(format!("limits of {}: the probe does not build ({built})", area.name));
+        sink.leave_out(format!("{what}: it does not build ({built})"));
         return Ok(());
     }
-    let mut probe = Command::new(target.join("release/limits"));
-    probe.args(["--only", area.limits]);
-    run(probe, &format!("limits of {}", area.name), options, sink);
+    let mut probe = Command::new(target.join("release").join(folder));
+    probe.args(["--only", only]);
+    run(probe, what, options, sink);
     Ok(())
 }
 

@@ -1,13 +1,15 @@
 //! Queues: items a second between processes, and round trips; encoding and decoding included, what arrives is checked.
 
+use std::cell::RefCell;
 use std::thread;
 use std::time::Instant;
 
 use crate::crew;
-use crate::options::{Options, Pin};
+use crate::options::Options;
 use crate::record::{Label, Sink};
 use crate::turns::{self, Contender, Reduce};
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use ipc_channel::ipc::{IpcBytesSender, IpcOneShotServer, IpcReceiver, IpcSender, bytes_channel, channel};
 use multiprocess::Queue;
 use multiprocess::core::arena::Shared;
 use multiprocess::core::futex::{self, AtomicU32, AtomicU64, Ordering::*};
@@ -34,33 +36,46 @@ const LARGE: [(&str, usize, usize); 3] =
 
 pub fn measure(options: &Options, sink: &mut Sink) -> Result<()> {
     let n = options.samples(1_000_000);
-    let mut contenders = vec![queues(options, n, 1, 1, |i| [i, !i] as Small)];
-    if options.pin == Pin::None {
-        contenders.push(threads(n, 1, 1, |i| [i, !i] as Small));
-    }
-    contenders.push(ipc_channels(options, n / 10, |i| [i, !i] as Small));
-    turns::take(options, sink, "queue.1to1.16B", "msg/s", Reduce::Median, contenders)?;
+    small(options, sink, "queue.1to1.16B", n, |i| [i, !i] as Small)?;
     let bytes = queues(options, n, 1, 1, |i| vec![i as u8; 16]);
     turns::take(options, sink, "queue.1to1.16B_vec", "msg/s", Reduce::Median, vec![bytes])?;
+    small(options, sink, "queue.1to1.64B", n, |i| [i; 8] as Medium)?;
     for (label, size, full) in LARGE {
         large(options, sink, label, size, options.samples(full))?;
     }
     let n = options.samples(200_000);
-    let mut contenders = vec![queues(options, n, 4, 4, |i| [i; 8] as Medium)];
-    if options.pin == Pin::None {
-        contenders.push(threads(n, 4, 4, |i| [i; 8] as Medium));
-    }
+    // The receiving end of an ipc-channel has one owner.
+    let contenders =
+        vec![queues(options, n, 4, 4, |i| [i; 8] as Medium), threads(options, n, 4, 4, |i| [i; 8] as Medium)];
     turns::take(options, sink, "queue.4to4.64B", "msg/s", Reduce::Median, contenders)?;
     for (measure, n, asleep) in
         [("queue.pingpong.64B", 20_000, false), ("queue.pingpong_asleep.64B", 300, true)]
     {
         let n = options.samples(n);
-        let ours = Contender::new("ours", Label::None, move || round_trips(options, n, asleep));
-        let limit = Contender::new("limit", Label::Via(SLOT), move || raw_round_trips(options, n, asleep));
-        turns::take(options, sink, measure, "us", Reduce::Percentiles, vec![ours, limit])?;
+        let contenders = vec![
+            Contender::new("ours", Label::None, move || round_trips(options, n, asleep)),
+            Contender::new("limit", Label::Via(SLOT), move || raw_round_trips(options, n, asleep)),
+            Contender::new(IPC_CHANNEL, Label::None, move || ipc_round_trips(options, n, asleep)),
+            Contender::new(CROSSBEAM, Label::None, move || thread_round_trips(options, n, asleep)),
+        ];
+        turns::take(options, sink, measure, "us", Reduce::Percentiles, contenders)?;
     }
-    sink.leave_out("iceoryx2: it is no dependency of this program".to_owned());
     Ok(())
+}
+
+fn small<T: Item>(
+    options: &Options,
+    sink: &mut Sink,
+    measure: &str,
+    n: usize,
+    make: impl Fn(u64) -> T + Copy + Send + Sync + 'static,
+) -> Result<()> {
+    let contenders = vec![
+        queues(options, n, 1, 1, make),
+        threads(options, n, 1, 1, make),
+        ipc_channels(options, n / 10, Label::None, make),
+    ];
+    turns::take(options, sink, measure, "msg/s", Reduce::Median, contenders)
 }
 
 /// What travels: made by its putter from a number, so that the getter can check it.
@@ -92,16 +107,31 @@ where
     })
 }
 
-fn threads<T: Item>(n: usize, putters: usize, getters: usize, make: fn(u64) -> T) -> Contender<'static> {
+fn threads<T: Item, M>(options: &Options, n: usize, putters: usize, getters: usize, make: M) -> Contender<'_>
+where
+    M: Fn(u64) -> T + Copy + Send + Sync + 'static,
+{
+    let one_to_one = putters == 1 && getters == 1;
     Contender::new(CROSSBEAM, Label::None, move || {
         let (put, get) = crossbeam_channel::bounded::<T>(bound(size_of::<T>()));
         let start = Instant::now();
         thread::scope(|scope| {
-            for _ in 0..getters {
-                scope.spawn(|| (0..putters * n / getters).for_each(|_| drop(get.recv().expect("an item"))));
+            for index in 0..getters {
+                let get = &get;
+                scope.spawn(move || {
+                    crew::take_place(options, index);
+                    (0..(putters * n / getters) as u64).for_each(|i| {
+                        let item = get.recv().expect("an item");
+                        assert!(!one_to_one || item == make(i), "item {i} is another one");
+                    });
+                });
             }
-            for _ in 0..putters {
-                scope.spawn(|| (0..n as u64).for_each(|i| put.send(make(i)).expect("room")));
+            for index in getters..getters + putters {
+                let put = &put;
+                scope.spawn(move || {
+                    crew::take_place(options, index);
+                    (0..n as u64).for_each(|i| put.send(make(i)).expect("room"));
+                });
             }
         });
         Ok(vec![(putters * n) as f64 / start.elapsed().as_secs_f64()])
@@ -109,12 +139,11 @@ fn threads<T: Item>(n: usize, putters: usize, getters: usize, make: fn(u64) -> T
 }
 
 /// This process puts and another gets: its ends cannot travel to a process that this library starts, but by its own server.
-fn ipc_channels<T: Item, M>(options: &Options, n: usize, make: M) -> Contender<'_>
+fn ipc_channels<T: Item, M>(options: &Options, n: usize, label: Label, make: M) -> Contender<'_>
 where
     M: Fn(u64) -> T + Copy + Send + 'static,
 {
-    use ipc_channel::ipc::{IpcOneShotServer, IpcSender, channel};
-    Contender::new(IPC_CHANNEL, Label::None, move || {
+    Contender::new(IPC_CHANNEL, label, move || {
         let (server, name) = IpcOneShotServer::<IpcSender<T>>::new()?;
         let job = move |(name, n): (String, u64)| {
             let (put, get) = channel::<T>().expect("a channel");
@@ -132,6 +161,34 @@ where
         }
         let nanoseconds = child.join()?;
         Ok(vec![(n - 1) as f64 * 1e9 / nanoseconds as f64])
+    })
+}
+
+/// As [`ipc_channels`], without an encoding of its own: its channel for bytes.
+pub fn ipc_bytes(options: &Options, n: usize, size: usize) -> Contender<'_> {
+    Contender::new(IPC_CHANNEL, Label::Via("bytes"), move || {
+        let (server, name) = IpcOneShotServer::<IpcBytesSender>::new()?;
+        let job = move |(name, n, size): (String, u64, usize)| {
+            let (put, get) = bytes_channel().expect("a channel");
+            IpcSender::connect(name).expect("the putter").send(put).expect("the putter");
+            let mut begin = 0;
+            for i in 0..n {
+                let item = get.recv().expect("an item");
+                assert!(item.len() == size && item[size - 1] == i as u8, "item {i} is another one");
+                if i == 0 {
+                    begin = crew::now();
+                }
+            }
+            crew::now() - begin
+        };
+        let child = crew::beside(options, (name, n as u64, size), job)?;
+        let (_, put) = server.accept()?;
+        let mut item = vec![0; size];
+        for i in 0..n as u64 {
+            item[size - 1] = i as u8;
+            put.send(&item)?;
+        }
+        Ok(vec![(n - 1) as f64 * 1e9 / child.join()? as f64])
     })
 }
 
@@ -153,7 +210,84 @@ fn large(options: &Options, sink: &mut Sink, label: &str, size: usize, n: usize)
         let crew = vec![(queue.clone(), false, n as u64, size), (queue.clone(), true, n as u64, size)];
         Ok(vec![crew::rate_of(options, n as u64, crew, job)?])
     });
-    turns::take(options, sink, &format!("queue.1to1.{label}"), "msg/s", Reduce::Median, vec![ours])
+    // Each item is a copy, as it is for the others; what is received stays where it was.
+    let threads = Contender::new(CROSSBEAM, Label::None, move || {
+        let (put, get) = crossbeam_channel::bounded::<Vec<u8>>(bound(size));
+        let start = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                crew::take_place(options, 0);
+                for i in 0..n {
+                    let item = get.recv().expect("an item");
+                    assert!(item.len() == size && item[size - 1] == i as u8, "item {i} is another one");
+                }
+            });
+            scope.spawn(|| {
+                crew::take_place(options, 1);
+                let mut item = vec![0; size];
+                for i in 0..n {
+                    item[size - 1] = i as u8;
+                    put.send(item.clone()).expect("room");
+                }
+            });
+        });
+        Ok(vec![n as f64 / start.elapsed().as_secs_f64()])
+    });
+    let few = (n / 10).max(4);
+    let contenders = vec![ours, threads, ipc_bytes(options, few, size)];
+    turns::take(options, sink, &format!("queue.1to1.{label}"), "msg/s", Reduce::Median, contenders)
+}
+
+fn ipc_round_trips(options: &Options, n: usize, asleep: bool) -> Result<Vec<f64>> {
+    type Ends = (IpcSender<Medium>, IpcReceiver<Medium>);
+    let (server, name) = IpcOneShotServer::<Ends>::new()?;
+    // What the child makes of the name, once.
+    thread_local! {
+        static ENDS: RefCell<Option<Ends>> = const { RefCell::new(None) };
+    }
+    let echo = |name: &String| {
+        ENDS.with_borrow_mut(|ends| {
+            let (answer, ask) = ends.get_or_insert_with(|| {
+                let ((asks, ask), (answer, answers)) =
+                    (channel().expect("a channel"), channel().expect("a channel"));
+                let other = IpcSender::connect(name.clone()).expect("the other");
+                other.send((asks, answers)).expect("the other");
+                (answer, ask)
+            });
+            answer.send(ask.recv().expect("a question")).expect("the other");
+        });
+    };
+    let mut server = Some(server);
+    let mut ends: Option<Ends> = None;
+    crew::round_trips(options, n, asleep, name, echo, |i| {
+        if let Some(server) = server.take() {
+            ends = Some(server.accept()?.1);
+        }
+        let (ask, answer) = ends.as_ref().context("no ends")?;
+        ask.send([i; 8])?;
+        ensure!(answer.recv()? == [i; 8], "another answer");
+        Ok(())
+    })
+}
+
+fn thread_round_trips(options: &Options, n: usize, asleep: bool) -> Result<Vec<f64>> {
+    let (ask, asked) = crossbeam_channel::bounded::<Medium>(64);
+    let (answer, answered) = crossbeam_channel::bounded::<Medium>(64);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            crew::take_place(options, 0);
+            while let Ok(item) = asked.recv() {
+                answer.send(item).expect("room");
+            }
+        });
+        let times = crew::trips(n, asleep, |i| {
+            ask.send([i; 8])?;
+            ensure!(answered.recv()? == [i; 8], "another answer");
+            Ok(())
+        });
+        drop(ask);
+        times
+    })
 }
 
 fn round_trips(options: &Options, n: usize, asleep: bool) -> Result<Vec<f64>> {

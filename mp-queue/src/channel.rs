@@ -35,6 +35,8 @@ const MOMENT: Duration = Duration::from_millis(20);
 /// How long a call waits.
 #[derive(Clone, Copy)]
 pub(crate) enum Wait {
+    /// Not even for the moment in which another process is at it.
+    Never,
     /// Not at all.
     Not,
     /// Until then, or for ever.
@@ -48,14 +50,14 @@ impl Wait {
 
     fn is_over(self) -> bool {
         match self {
-            Wait::Not => true,
+            Wait::Never | Wait::Not => true,
             Wait::Until(deadline) => deadline.is_some_and(Deadline::has_passed),
         }
     }
 
     fn deadline(self) -> Option<Deadline> {
         match self {
-            Wait::Not => Some(Deadline::now()),
+            Wait::Never | Wait::Not => Some(Deadline::now()),
             Wait::Until(deadline) => deadline,
         }
     }
@@ -63,9 +65,11 @@ impl Wait {
     /// Takes a lock. Who has it gives it back soon, so an attempt that would not have been in vain gives it that moment.
     #[inline]
     fn guard(self, lock: &RawLock, matters: impl Fn() -> bool) -> Option<RawGuard<'_>> {
-        let Wait::Not = self else { return lock.guard(self.deadline()) };
+        if let Wait::Until(deadline) = self {
+            return lock.guard(deadline);
+        }
         let held = lock.try_guard();
-        if held.is_some() || !matters() {
+        if held.is_some() || matches!(self, Wait::Never) || !matters() {
             return held;
         }
         lock.guard(Some(Deadline::after(MOMENT)))

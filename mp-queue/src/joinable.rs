@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
+use mp_core::message::SharedFd;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Wait;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ledger::Ledger;
 use crate::queue::Queue;
 
@@ -53,7 +54,7 @@ impl<T> JoinableQueue<T> {
     /// A call by a process that owes nothing counts for the one that owes most.
     ///
     /// # Errors
-    /// [`Error::TooManyDone`](crate::Error::TooManyDone) if no item is unfinished.
+    /// [`Error::TooManyDone`] if no item is unfinished.
     pub fn task_done(&self) -> Result<()> {
         self.ledger.done(self.queue.channel().ring())
     }
@@ -61,7 +62,7 @@ impl<T> JoinableQueue<T> {
     /// Waits until every item that was put is done.
     ///
     /// # Errors
-    /// [`Error::ConsumerDied`](crate::Error::ConsumerDied), once for each, within 100 ms after a process ended that owed
+    /// [`Error::ConsumerDied`], once for each, within 100 ms after a process ended that owed
     /// `task_done`; its items then count as done, and `join` can be called again for the others.
     pub fn join(&self) -> Result<()> {
         self.join_within(None)
@@ -70,7 +71,7 @@ impl<T> JoinableQueue<T> {
     /// As [`join`](Self::join), for as long as `timeout`.
     ///
     /// # Errors
-    /// [`Error::Timeout`](crate::Error::Timeout) if items were unfinished then; otherwise as for [`join`](Self::join).
+    /// [`Error::Timeout`] if items were unfinished then; otherwise as for [`join`](Self::join).
     pub fn join_timeout(&self, timeout: Duration) -> Result<()> {
         self.join_within(Some(timeout))
     }
@@ -111,6 +112,27 @@ impl<T> JoinableQueue<T> {
     pub fn is_closed(&self) -> bool {
         self.queue.is_closed()
     }
+
+    /// See [`Queue::capacity`].
+    pub fn capacity(&self) -> Option<usize> {
+        self.queue.capacity()
+    }
+
+    /// See [`Queue::ready_fd`].
+    ///
+    /// # Errors
+    /// As for [`Queue::ready_fd`].
+    pub fn ready_fd(&self) -> Result<SharedFd> {
+        self.queue.ready_fd()
+    }
+
+    pub(crate) fn queue(&self) -> &Queue<T> {
+        &self.queue
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
 }
 
 impl<T: Serialize> JoinableQueue<T> {
@@ -138,12 +160,36 @@ impl<T: Serialize> JoinableQueue<T> {
         self.queue.put_timeout(item, timeout)
     }
 
+    /// See [`Queue::put_ref`].
+    ///
+    /// # Errors
+    /// As for [`Queue::put_ref`].
+    pub fn put_ref(&self, item: &T) -> Result<()> {
+        self.queue.put_ref(item)
+    }
+
     /// See [`Queue::put_many`].
     ///
     /// # Errors
     /// As for [`Queue::put_many`].
     pub fn put_many(&self, items: impl IntoIterator<Item = T>) -> Result<()> {
         self.queue.put_many(items)
+    }
+
+    /// See [`Queue::try_put_many`].
+    ///
+    /// # Errors
+    /// As for [`Queue::try_put_many`].
+    pub fn try_put_many(&self, items: impl IntoIterator<Item = T>) -> Result<usize> {
+        self.queue.try_put_many(items)
+    }
+
+    /// See [`Queue::put_many_timeout`].
+    ///
+    /// # Errors
+    /// As for [`Queue::put_many_timeout`].
+    pub fn put_many_timeout(&self, items: impl IntoIterator<Item = T>, timeout: Duration) -> Result<usize> {
+        self.queue.put_many_timeout(items, timeout)
     }
 }
 
@@ -178,6 +224,49 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// As for [`Queue::get_many`].
     pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
         self.queue.get_many_within(most, Wait::Until(None), &self.ledger)
+    }
+
+    /// See [`Queue::try_get_many`].
+    ///
+    /// # Errors
+    /// As for [`Queue::try_get_many`].
+    pub fn try_get_many(&self, most: usize) -> Result<Vec<T>> {
+        self.queue.get_many_within(most, Wait::Not, &self.ledger)
+    }
+
+    /// See [`Queue::get_many_timeout`].
+    ///
+    /// # Errors
+    /// As for [`Queue::get_many_timeout`].
+    pub fn get_many_timeout(&self, most: usize, timeout: Duration) -> Result<Vec<T>> {
+        self.queue.get_many_within(most, Wait::timeout(timeout), &self.ledger)
+    }
+
+    /// See [`Queue::get_each`]. Each item counts as got, whatever came of it.
+    ///
+    /// # Errors
+    /// As for [`Queue::get_each`].
+    pub fn get_each(&self, most: usize) -> Result<Vec<Result<T>>> {
+        self.queue.collect_within(most, Wait::Until(None), &self.ledger)
+    }
+
+    /// See [`Queue::get_each_timeout`].
+    ///
+    /// # Errors
+    /// As for [`Queue::get_each_timeout`].
+    pub fn get_each_timeout(&self, most: usize, timeout: Duration) -> Result<Vec<Result<T>>> {
+        self.queue.collect_within(most, Wait::timeout(timeout), &self.ledger)
+    }
+
+    /// The items as they come, until the queue is closed and empty; see [`Queue::iter`]. Each of them is owed a
+    /// [`task_done`](JoinableQueue::task_done).
+    pub fn iter(&self) -> impl Iterator<Item = Result<T>> {
+        let mut over = false;
+        std::iter::from_fn(move || {
+            let item = if over { Err(Error::Closed) } else { self.get() };
+            over = matches!(item, Err(Error::Closed | Error::Ground(_)));
+            (!matches!(item, Err(Error::Closed))).then_some(item)
+        })
     }
 }
 

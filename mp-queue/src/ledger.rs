@@ -28,6 +28,7 @@ use mp_core::deadline::Deadline;
 use mp_core::futex::{AtomicU32, AtomicU64, Ordering::*, wait, wake_all};
 use mp_core::liveness::ProcessId;
 use mp_core::ring::Ring;
+use mp_core::wait::word_changed;
 use mp_sync::RawLock;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,9 @@ const LAST: usize = 0;
 const INTENT: usize = 1;
 const UNTIL: usize = 2;
 const NEW: usize = 3;
+
+/// How long an executor's thread waits for a getter that is at it, before it does something else.
+const TURN: Duration = Duration::from_millis(1);
 
 /// `LAST`: how many items are done, the entry that the last of them were for, and the end of that entry's `done`.
 #[derive(Clone, Copy)]
@@ -243,6 +247,25 @@ impl Ledger {
                 };
             }
             wait(&self.turn[0], turn, Some(Deadline::within(deadline, SLICE)));
+        }
+    }
+
+    /// As [`join`](Self::join), without a limit, for async code.
+    pub async fn join_async(&self, ring: &Ring<RawLock>) -> Result<()> {
+        loop {
+            let turn = self.turn[0].load(Acquire);
+            // In this order: what is done was put.
+            let done = self.last().count();
+            let put = ring.written();
+            if done >= put {
+                return Ok(());
+            }
+            if let Some(_held) = ring.get_lock().guard(Some(Deadline::after(TURN))) {
+                self.settle(ring.read());
+                self.write_off(put)?;
+            }
+            // Is over after some tens of milliseconds in any case.
+            word_changed(self.turn.clone(), |turn| &turn[0], turn).await?;
         }
     }
 

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod asynchronous;
+mod batch;
 mod channel;
 mod error;
 mod iter;

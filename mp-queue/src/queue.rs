@@ -24,7 +24,11 @@ use crate::scratch;
 /// itself can sit inside any message. It costs three descriptors, and memory for what waits in it.
 ///
 /// A getter that is killed before its `get` returned leaves the item to the next one. Others never wait for the dead longer
-/// than 100 ms. Follows Python's `multiprocessing.Queue`, without its feeder thread.
+/// than 100 ms. One that is stopped (`SIGSTOP`) in the middle of a call holds the others up until it goes on: the forms with a
+/// time limit keep it, and the async ones block no thread.
+///
+/// Descriptors on their way are limited by the system: while those of some hundred items wait, a further item with handles finds
+/// the queue full, whatever its bound; the same lock, queue or file put often counts each time. Follows Python's `multiprocessing.Queue`, without its feeder thread.
 ///
 /// ```
 /// use mp_queue::Queue;
@@ -193,7 +197,11 @@ impl<T: Serialize> Queue<T> {
         }
     }
 
-    fn put_many_within(&self, items: impl IntoIterator<Item = T>, wait: Wait) -> (usize, Result<()>) {
+    pub(crate) fn put_many_within(
+        &self,
+        items: impl IntoIterator<Item = T>,
+        wait: Wait,
+    ) -> (usize, Result<()>) {
         scratch::with(|bytes| {
             let mut ends = Vec::new();
             for item in items {
@@ -261,8 +269,8 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Takes up to `most` items out at once, at least one; waits for the first only.
     ///
     /// # Errors
-    /// As for [`get`](Self::get). If one of several cannot be decoded, the error is given and the others are gone with it;
-    /// get such items one by one.
+    /// As for [`get`](Self::get). If one of several cannot be decoded, the error is given and the others are gone with it:
+    /// where that may happen, use [`get_each`](Self::get_each).
     pub fn get_many(&self, most: usize) -> Result<Vec<T>> {
         self.get_many_within(most, Wait::Until(None), &())
     }
@@ -284,8 +292,15 @@ impl<T: DeserializeOwned> Queue<T> {
     }
 
     pub(crate) fn get_many_within(&self, most: usize, wait: Wait, witness: &impl Witness) -> Result<Vec<T>> {
+        self.collect_within::<Result<Vec<T>>>(most, wait, witness)?
+    }
+
+    pub(crate) fn collect_within<C>(&self, most: usize, wait: Wait, witness: &impl Witness) -> Result<C>
+    where
+        C: FromIterator<Result<T>>,
+    {
         if most == 0 {
-            return Ok(Vec::new());
+            return Ok(C::from_iter([]));
         }
         scratch::with(|bytes| {
             let mut items = Vec::new();
@@ -298,7 +313,7 @@ impl<T: DeserializeOwned> Queue<T> {
             let decode = |(range, fds): (std::ops::Range<usize>, Result<Fds>)| {
                 decode_from(&bytes[range], &mut fds?).map_err(Error::Decode)
             };
-            items.into_iter().map(decode).collect()
+            Ok(items.into_iter().map(decode).collect())
         })
     }
 

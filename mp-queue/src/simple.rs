@@ -1,5 +1,8 @@
 //! The queue without frills, as Python's `SimpleQueue`: put, get, empty, close.
 
+use std::time::Duration;
+
+use mp_core::message::SharedFd;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -34,17 +37,32 @@ impl<T> SimpleQueue<T> {
         self.0.is_empty()
     }
 
-    /// Says that no process will put anything any more.
+    /// Says that no process will put anything any more: getters get what is there, then [`Error::Closed`].
     ///
     /// # Errors
     /// As for [`Queue::close`].
+    ///
+    /// [`Error::Closed`]: crate::Error::Closed
     pub fn close(&self) -> Result<()> {
         self.0.close()
+    }
+
+    /// See [`Queue::ready_fd`].
+    ///
+    /// # Errors
+    /// As for [`Queue::ready_fd`].
+    pub fn ready_fd(&self) -> Result<SharedFd> {
+        self.0.ready_fd()
+    }
+
+    pub(crate) fn queue(&self) -> &Queue<T> {
+        &self.0
     }
 }
 
 impl<T: Serialize> SimpleQueue<T> {
-    /// Puts an item in.
+    /// Puts an item in. It has no limit, so this waits only where [`Queue::put`] of an unbounded queue does: for room for
+    /// more descriptors.
     ///
     /// # Errors
     /// As for [`Queue::put`].
@@ -60,6 +78,22 @@ impl<T: DeserializeOwned> SimpleQueue<T> {
     /// As for [`Queue::get`].
     pub fn get(&self) -> Result<T> {
         self.0.get()
+    }
+
+    /// See [`Queue::try_get`].
+    ///
+    /// # Errors
+    /// As for [`Queue::try_get`].
+    pub fn try_get(&self) -> Result<T> {
+        self.0.try_get()
+    }
+
+    /// See [`Queue::get_timeout`].
+    ///
+    /// # Errors
+    /// As for [`Queue::get_timeout`].
+    pub fn get_timeout(&self, timeout: Duration) -> Result<T> {
+        self.0.get_timeout(timeout)
     }
 }
 

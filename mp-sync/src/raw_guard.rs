@@ -38,7 +38,11 @@ impl RawLock {
     }
 }
 
-impl RawGuard<'_> {
+impl<'a> RawGuard<'a> {
+    pub(crate) fn new(lock: &'a RawLock, acquired: Acquired) -> RawGuard<'a> {
+        RawGuard { lock, acquired }
+    }
+
     /// The process that died while it held the lock before us, if one did.
     pub fn owner_died(&self) -> Option<DeadOwner> {
         self.acquired.owner_died()

@@ -95,15 +95,15 @@ fn from_environment(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// Runs `life` in `workers` processes and kills one of them `MP_TEST_KILLS` times (500 without that variable). `wake` lets
-/// those go who would wait for ever at the end.
+/// Runs `life` in `workers` processes and kills one of them `MP_TEST_KILLS` times (`KILLS` of the file without that variable). `wake`
+/// lets those go who would wait for ever at the end.
 #[track_caller]
 pub fn kills<T, F>(name: &str, thing: &T, workers: usize, life: F, wake: impl Fn(&T)) -> Shared<Board>
 where
     T: Clone + Serialize + DeserializeOwned,
     F: Fn(Worker<T>) + Copy,
 {
-    let kills = from_environment("MP_TEST_KILLS").unwrap_or(500);
+    let kills = from_environment("MP_TEST_KILLS").unwrap_or(crate::KILLS);
     let clock = Deadline::now().as_nanos();
     let seed = from_environment("MP_TEST_SEED").unwrap_or(clock);
     println!("{name}: MP_TEST_SEED={seed} MP_TEST_KILLS={kills}");

@@ -103,6 +103,11 @@ impl Exchange {
         self.wanted - self.filled
     }
 
+    /// Whether the peer has said anything yet.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.theirs.is_some() || self.filled > 0
+    }
+
     /// What it waits for, for error messages.
     pub(crate) fn awaits(&self) -> &'static str {
         if self.theirs.is_none() { "challenge" } else { "proof" }

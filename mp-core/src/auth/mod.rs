@@ -29,6 +29,8 @@ mod exchange;
 mod key;
 mod socket;
 
+use std::time::Duration;
+
 use hmac::{Hmac, KeyInit, Mac};
 use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::Sha256;
@@ -37,6 +39,9 @@ pub(crate) use self::exchange::{Exchange, MESSAGE, Refusal, Role, notice};
 pub use self::key::AuthKey;
 pub(crate) use self::socket::{advance, begin, refuse};
 use crate::{Error, Result};
+
+/// How long either side gives the other for its proof as a whole, if nothing else is said.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Fills `bytes` from the system's source of randomness.
 pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {

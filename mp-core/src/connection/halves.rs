@@ -3,6 +3,7 @@
 //! When the process at the other end dies, both halves see it as a whole connection does.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use rustix::net::{Shutdown, shutdown};
 
@@ -47,12 +48,16 @@ impl Connection {
     /// in other processes that hold this end. Doing it twice is fine. Errors: [`Error::Direction`] on a receive-only
     /// end, [`Error::Closed`].
     pub fn end_sending(&self) -> Result<()> {
+        self.end_sending_until(None)
+    }
+
+    pub(super) fn end_sending_until(&self, deadline: Option<Instant>) -> Result<()> {
         self.check("send")?;
-        let entered = self.outgoing.enter(None);
+        let entered = self.outgoing.enter(deadline);
         let mut outgoing = entered.ok_or(Error::Timeout { what: "ending a direction" })?;
         self.check("send")?;
         if !outgoing.broken {
-            self.finish_pending(&mut outgoing, None)?;
+            self.finish_pending(&mut outgoing, deadline)?;
         }
         outgoing.broken = true;
         match shutdown(&self.socket, Shutdown::Write) {

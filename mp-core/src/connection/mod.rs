@@ -16,6 +16,7 @@ mod frame;
 mod gate;
 mod halves;
 mod on_executor;
+mod timed;
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -258,11 +259,7 @@ impl Connection {
     /// it will ever send), so nothing can be received any more: a receive-only connection is closed, another
     /// can still send. Others as in [`recv`](Self::recv).
     pub fn recv_bytes_max(&self, max: usize) -> Result<Vec<u8>> {
-        let received = self.receive(None, max as u64, Vec::new());
-        if matches!(received, Err(Error::TooLong { .. })) && self.direction == Direction::Receive {
-            self.close()?;
-        }
-        received.map(|received| received.body)
+        self.recv_bytes_max_until(max, None)
     }
 
     /// Receives the next message into `buffer` and returns its length in bytes.
@@ -476,3 +473,5 @@ impl<'de> Deserialize<'de> for Connection {
 mod tests;
 #[cfg(test)]
 mod tests_async;
+#[cfg(test)]
+mod tests_timed;

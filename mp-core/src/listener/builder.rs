@@ -10,7 +10,7 @@ use rustix::net::{
 
 use super::place::{Place, absolute};
 use super::{Address, Listener, Peer};
-use crate::auth::AuthKey;
+use crate::auth::{AuthKey, PATIENCE};
 use crate::{Error, Result};
 
 /// Describes a [`Listener`].
@@ -41,12 +41,7 @@ enum Users {
 
 impl ListenerBuilder {
     pub(super) fn new() -> ListenerBuilder {
-        ListenerBuilder {
-            backlog: 128,
-            key: None,
-            handshake: Duration::from_secs(10),
-            users: Users::OwnAnd(Vec::new()),
-        }
+        ListenerBuilder { backlog: 128, key: None, handshake: PATIENCE, users: Users::OwnAnd(Vec::new()) }
     }
 
     /// How many clients the system lets wait to be accepted; 128 if nothing is said.

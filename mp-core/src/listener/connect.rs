@@ -12,17 +12,18 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, 
 
 use super::Address;
 use super::place::through_file;
-use crate::auth::{AuthKey, Exchange, Role, advance, begin};
+use crate::auth::{AuthKey, Exchange, PATIENCE, Role, advance, begin};
 use crate::connection::Connection;
 use crate::wait::{deadline, poll_until};
 use crate::{Error, Result};
 
 /// Connects to the [`Listener`](super::Listener) at `address`; see [`Address`] for what that may be.
 ///
-/// With a key, waits until the listener has accepted, and each has proved to the other that it knows the key.
+/// With a key, waits until the listener has accepted, however long that takes (see [`connect_timeout`]), and each has
+/// proved to the other that it knows the key; a listener that has begun with that has 10 seconds for it.
 ///
 /// Errors: [`Error::Io`] with `NotFound` if there is no such path, `ConnectionRefused` if nobody listens;
-/// [`Error::Authentication`] if the listener has another key or did not prove that it has this one. If only one of
+/// [`Error::Authentication`] if the listener has another key or did not prove in time that it has this one. If only one of
 /// the two has a key, the first `recv` on the other side has that error.
 ///
 /// Follows `multiprocessing.connection.Client`; for an example see [`Listener`](super::Listener).
@@ -110,21 +111,45 @@ fn tcp(address: &std::net::SocketAddr, deadline: Option<Instant>) -> rustix::io:
 }
 
 fn authenticate(socket: &OwnedFd, key: &AuthKey, address: &Address, deadline: Option<Instant>) -> Result<()> {
+    prove(socket, key, address, deadline, PATIENCE)
+}
+
+/// Until `deadline`; `patience` is for a listener that has begun.
+pub(super) fn prove(
+    socket: &OwnedFd,
+    key: &AuthKey,
+    address: &Address,
+    deadline: Option<Instant>,
+    patience: Duration,
+) -> Result<()> {
     let mut exchange = Exchange::new(Role::Client, key.clone())?;
     // If that fails because the listener has hung up, it may have said why.
     let _ = begin(&exchange, socket.as_fd());
+    let mut until = None;
     loop {
         match advance(&mut exchange, socket.as_fd()) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(failure) => {
-                let peer = format!("the listener at {address}");
-                return Err(Error::Authentication { peer, reason: failure.reason });
-            }
+            Err(failure) => return Err(refused(address, failure.reason)),
         }
-        let ready = poll_until(&mut [PollFd::new(socket, PollFlags::IN)], deadline);
+        if exchange.has_begun() {
+            until.get_or_insert_with(|| Instant::now() + patience);
+        }
+        let earliest = until.into_iter().chain(deadline).min();
+        let ready = poll_until(&mut [PollFd::new(socket, PollFlags::IN)], earliest);
         if ready.map_err(|errno| Error::io(format!("waiting for the listener at {address}"), errno))? == 0 {
-            return Err(TIMEOUT);
+            return Err(match deadline {
+                Some(deadline) if earliest == Some(deadline) => TIMEOUT,
+                _ => late(address, &exchange),
+            });
         }
     }
+}
+
+pub(super) fn refused(address: &Address, reason: String) -> Error {
+    Error::Authentication { peer: format!("the listener at {address}"), reason }
+}
+
+pub(super) fn late(address: &Address, exchange: &Exchange) -> Error {
+    refused(address, format!("its {} did not come in time", exchange.awaits()))
 }

@@ -2,8 +2,11 @@
 //!
 //! If the listening process dies, the kernel hangs up and the future has an error.
 
+use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -12,11 +15,12 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, 
 use rustix::time::{TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use super::Address;
+use super::connect::{late, refused};
 use super::place::through_file;
-use crate::auth::{AuthKey, Exchange, Role, advance, begin};
+use crate::auth::{AuthKey, Exchange, PATIENCE, Role, advance, begin};
 use crate::connection::Connection;
 use crate::message::SharedFd;
-use crate::wait::{readable, writable};
+use crate::wait::{Readable, readable, writable};
 use crate::{Error, Result};
 
 /// How often a listener with a full queue is asked again: the system does not tell when there is room.
@@ -49,7 +53,7 @@ where
         match start(&address) {
             Ok(started) => break started,
             Err(Errno::AGAIN) if !matches!(address, Address::Tcp(_)) => {
-                readable(Arc::new(alarm().map_err(fail)?)).await?;
+                readable(Arc::new(alarm(AGAIN).map_err(fail)?)).await?;
             }
             Err(errno) => return Err(fail(errno)),
         }
@@ -63,11 +67,14 @@ where
         let mut exchange = Exchange::new(Role::Client, key.clone())?;
         // If that fails because the listener has hung up, it may have said why.
         let _ = begin(&exchange, socket.as_fd());
-        while !advance(&mut exchange, socket.as_fd()).map_err(|failure| Error::Authentication {
-            peer: format!("the listener at {address}"),
-            reason: failure.reason,
-        })? {
-            readable(socket.clone()).await?;
+        let mut limit = None;
+        while !advance(&mut exchange, socket.as_fd()).map_err(|failure| refused(&address, failure.reason))? {
+            if exchange.has_begun() && limit.is_none() {
+                limit = Some(readable(Arc::new(alarm(PATIENCE).map_err(fail)?)));
+            }
+            if !before(readable(socket.clone()), limit.as_mut()).await? {
+                return Err(late(&address, &exchange));
+            }
         }
     }
     rustix::io::ioctl_fionbio(&socket, false).map_err(fail)?;
@@ -100,12 +107,28 @@ fn start(address: &Address) -> rustix::io::Result<(OwnedFd, bool)> {
     }
 }
 
-/// Becomes readable after [`AGAIN`].
-fn alarm() -> rustix::io::Result<OwnedFd> {
+/// Waits; false if the limit was over first.
+async fn before(mut wait: Readable, mut limit: Option<&mut Readable>) -> Result<bool> {
+    poll_fn(|context| {
+        if let Poll::Ready(ready) = Pin::new(&mut wait).poll(context) {
+            return Poll::Ready(ready.map(|()| true));
+        }
+        match &mut limit {
+            Some(limit) => Pin::new(&mut **limit).poll(context).map_ok(|()| false),
+            None => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Becomes readable after a while.
+fn alarm(after: Duration) -> rustix::io::Result<OwnedFd> {
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
-    let never = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-    let soon = rustix::time::Timespec { tv_sec: 0, tv_nsec: AGAIN.subsec_nanos() as _ };
-    let time = rustix::time::Itimerspec { it_interval: never, it_value: soon };
+    let time = |time: Duration| rustix::time::Timespec {
+        tv_sec: time.as_secs() as _,
+        tv_nsec: time.subsec_nanos() as _,
+    };
+    let time = rustix::time::Itimerspec { it_interval: time(Duration::ZERO), it_value: time(after) };
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &time)?;
     Ok(timer)
 }

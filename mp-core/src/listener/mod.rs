@@ -129,7 +129,8 @@ impl Listener {
     ///
     /// Errors: [`Error::Authentication`] if a client did not prove itself, or is of another user; the
     /// listener goes on as if it had not come. [`Error::Closed`] if the listener is or gets closed. [`Error::Io`] if
-    /// the process has too many descriptors open; the client goes on waiting. [`Error::Invalid`] in a child
+    /// the process has too many descriptors open; the client goes on waiting, and for 50 ms no other is asked for, so that a
+    /// loop around this call has time for better things. [`Error::Invalid`] in a child
     /// of a fork.
     pub fn accept(&self) -> Result<Connection> {
         self.accept_until(None)

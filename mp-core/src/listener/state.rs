@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
@@ -23,6 +24,10 @@ use crate::{Error, Result};
 
 /// New clients looked at in one step.
 const BATCH: usize = 32;
+
+/// After the system has refused to hand out a client, for want of a descriptor or of memory, it is not asked for so long: who
+/// accepts in a loop would do nothing else.
+const REST: Duration = Duration::from_millis(50);
 
 /// What whoever accepts waits for.
 pub(super) struct Doorbell {
@@ -92,6 +97,8 @@ pub(super) struct State {
     ready: VecDeque<Result<Accepted>>,
     rung: bool,
     alarm: Option<Deadline>,
+    /// No client is taken, and the socket is not watched, until then.
+    rest: Option<Deadline>,
 }
 
 impl State {
@@ -103,6 +110,7 @@ impl State {
             ready: VecDeque::new(),
             rung: false,
             alarm: None,
+            rest: None,
         }
     }
 
@@ -135,7 +143,7 @@ impl State {
             self.advance(door);
         }
         let mut taken = Ok(());
-        for _ in 0..BATCH {
+        for _ in 0..if self.is_resting(door) { 0 } else { BATCH } {
             // Those that nobody wants yet may as well wait in the system's queue.
             if !self.ready.is_empty() {
                 break;
@@ -145,6 +153,7 @@ impl State {
                 Ok(false) => break,
                 Err(error) => {
                     taken = Err(error);
+                    self.rest(door);
                     break;
                 }
             }
@@ -155,6 +164,23 @@ impl State {
             Some(next) => next.map(Some),
             None => taken.map(|()| None),
         }
+    }
+
+    /// Whether it is too early to ask for clients; begins to watch the socket again when it no longer is.
+    fn is_resting(&mut self, door: &Doorbell) -> bool {
+        let Some(until) = self.rest else { return false };
+        if until <= Deadline::now() {
+            let watched = self.socket.as_ref().map_or(Ok(()), |socket| door.watch(socket));
+            self.rest = watched.is_err().then(|| Deadline::after(REST));
+        }
+        self.rest.is_some()
+    }
+
+    fn rest(&mut self, door: &Doorbell) {
+        if let Some(socket) = &self.socket {
+            door.ignore(socket);
+        }
+        self.rest = Some(Deadline::after(REST));
     }
 
     /// Takes one client from the system's queue; false if there is none.
@@ -235,7 +261,7 @@ impl State {
 
     /// Sets bell and timer to what there is.
     fn settle(&mut self, door: &Doorbell) {
-        let alarm = self.pending.front().map(|client| client.deadline);
+        let alarm = self.pending.front().map(|client| client.deadline).into_iter().chain(self.rest).min();
         if alarm != self.alarm {
             door.wake_at(alarm);
             self.alarm = alarm;

@@ -435,3 +435,25 @@ fn connecting_on_any_executor() {
         assert!(matches!(block_on(connect_async(&bound, None)), Err(Error::Io { .. })));
     });
 }
+
+/// NA-25: a listener that begins with its proof and does not go on. One that has not begun may be busy.
+#[test]
+fn na_25_listeners_that_stop_half_way() {
+    let hello = crate::auth::Exchange::new(crate::auth::Role::Listener, key()).unwrap().hello();
+    for said in [1, 16, 48] {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        there.write_all(&hello[..said]).unwrap();
+        let address = Address::Abstract(b"x".to_vec());
+        let patience = Duration::from_millis(50);
+        let start = Instant::now();
+        let error = super::connect::prove(&here.into(), &key(), &address, None, patience).unwrap_err();
+        assert!(matches!(&error, Error::Authentication { .. }), "{error}");
+        assert!(error.to_string().contains("did not come in time"), "{error}");
+        assert!(start.elapsed() >= patience);
+    }
+    let (here, _there) = UnixStream::pair().unwrap();
+    let limit = Some(Instant::now() + Duration::from_millis(50));
+    let error =
+        super::connect::prove(&here.into(), &key(), &Address::Abstract(b"x".to_vec()), limit, Duration::ZERO);
+    assert!(matches!(error, Err(Error::Timeout { .. })), "{error:?}");
+}

@@ -6,6 +6,7 @@
 
 mod helper;
 mod reactor;
+mod several;
 mod word;
 
 use std::os::fd::AsFd;
@@ -18,6 +19,7 @@ pub use self::helper::helper_thread;
 pub(crate) use self::helper::mask_for_children;
 pub(crate) use self::reactor::writable;
 pub use self::reactor::{Readable, readable};
+pub use self::several::wait_ready_async;
 pub use self::word::{WordChanged, word_changed};
 use crate::{Error, Result};
 

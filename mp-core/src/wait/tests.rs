@@ -314,3 +314,24 @@ fn dropping_a_wait_for_a_word_lets_its_owner_go() {
         thread::yield_now();
     }
 }
+
+#[test]
+fn several_descriptors_in_async_code() {
+    let (a, b) = pipe().unwrap();
+    let (c, d) = pipe().unwrap();
+    let fds = [&a, &c, &a];
+    let sender = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(50));
+        b.send(&1).unwrap();
+        b
+    });
+    assert_eq!(block_on(wait_ready_async(&fds)).unwrap(), [0, 2]);
+    let b = sender.join().unwrap();
+    assert_eq!(a.recv::<i32>().unwrap(), 1);
+    drop(d);
+    assert_eq!(block_on(wait_ready_async(&fds)).unwrap(), [1]);
+    let file = std::fs::File::open("/dev/null").unwrap();
+    assert_eq!(block_on(wait_ready_async(&[a.as_fd(), file.as_fd()])).unwrap(), [1]);
+    assert!(block_on(wait_ready_async::<OwnedFd>(&[])).unwrap().is_empty());
+    drop(b);
+}

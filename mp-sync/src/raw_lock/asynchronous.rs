@@ -13,6 +13,7 @@ use super::{Acquired, Hold, RawLock, STARVING, WAITERS, is_hungry};
 use crate::error::Result;
 use crate::holder::Holder;
 use crate::patience::Look;
+use crate::raw_guard::RawGuard;
 
 #[cfg(all(test, loom))]
 mod loom;
@@ -22,12 +23,33 @@ mod loom;
 /// # Errors
 /// [`Error::Memory`](crate::Error::Memory) if the thread that watches words cannot be started.
 pub(crate) async fn acquire(lock: &Shared<RawLock>, hold: Hold) -> Result<Acquired> {
-    let mut waiter = Waiter { lock, asleep_since: None, look: Look::default(), starving: false };
+    Ok(acquire_in(lock, |lock| lock, hold).await?)
+}
+
+async fn acquire_in<O>(owner: &O, lock: fn(&O) -> &RawLock, hold: Hold) -> mp_core::Result<Acquired>
+where
+    O: Clone + Send + Sync + 'static,
+{
+    let mut waiter = Waiter { lock: lock(owner), asleep_since: None, look: Look::default(), starving: false };
     loop {
         match waiter.attempt(hold) {
             Ok(acquired) => return Ok(acquired),
-            Err(turn) => word_changed(lock.clone(), |lock| lock.turn(), turn).await?,
+            Err(turn) => word_changed(owner.clone(), |owner| lock(owner).turn(), turn).await?,
         }
+    }
+}
+
+impl RawLock {
+    /// As [`guard`](Self::guard), for async code on any executor: the lock that `lock` finds in `owner`.
+    ///
+    /// # Errors
+    /// [`Error::Io`](mp_core::Error::Io) if the thread that watches words cannot be started.
+    pub async fn guard_async<O>(owner: &O, lock: fn(&O) -> &RawLock) -> mp_core::Result<RawGuard<'_>>
+    where
+        O: Clone + Send + Sync + 'static,
+    {
+        let acquired = acquire_in(owner, lock, Hold::Guarded).await?;
+        Ok(RawGuard::new(lock(owner), acquired))
     }
 }
 
