@@ -355,8 +355,6 @@ impl Channel {
     ) -> Result<()> {
         let matters = || !self.ring.is_empty() || self.ring.is_closed();
         let Some(held) = wait.guard(self.ring.get_lock(), matters) else { return Err(Error::Empty) };
-        // Before the look at the items: if it is closed now, those are the last.
-        let closed = self.ring.is_closed();
         let mut reader = self.ring.reader(&held)?;
         let mut got = 0;
         while got < most {
@@ -372,7 +370,7 @@ impl Channel {
                 break;
             }
         }
-        if got == 0 && closed {
+        if got == 0 && reader.is_drained() {
             // Of putters that came too late.
             let _ = self.side.drain();
             return Err(Error::Closed);

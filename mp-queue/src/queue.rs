@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::channel::{Channel, Fate, Parcel, Wait, Witness};
 use crate::error::{Error, Result};
 use crate::iter::Iter;
-use crate::scratch;
+use crate::scratch::Scratch;
 
 /// A queue of items that any number of processes and threads put and get; a clone is another handle to the same one.
 ///
@@ -163,14 +163,12 @@ impl<T: Serialize> Queue<T> {
         if let Some(numbers) = whole::split(item) {
             return self.channel.put_one(&numbers.parts(), wait);
         }
-        scratch::with(|bytes| {
-            let mut fds = Fds::new();
-            encode_into(item, bytes, &mut fds).map_err(Error::Encode)?;
-            if fds.is_plain() {
-                return self.channel.put_one(&[bytes], wait);
-            }
-            self.channel.put(&mut [Parcel { bytes, fds }], wait).1
-        })
+        let (mut bytes, mut fds) = (Scratch::take(), Fds::new());
+        encode_into(item, &mut bytes, &mut fds).map_err(Error::Encode)?;
+        if fds.is_plain() {
+            return self.channel.put_one(&[&bytes], wait);
+        }
+        self.channel.put(&mut [Parcel { bytes: &bytes, fds }], wait).1
     }
 
     /// Puts all items in, in order, as many at a time as there are places: if there is room, nobody else's come between.
@@ -194,20 +192,18 @@ impl<T: Serialize> Queue<T> {
     }
 
     fn put_many_within(&self, items: impl IntoIterator<Item = T>, wait: Wait) -> (usize, Result<()>) {
-        scratch::with(|bytes| {
-            let mut ends = Vec::new();
-            for item in items {
-                let mut fds = Fds::new();
-                if let Err(error) = encode_into(&item, bytes, &mut fds) {
-                    return (0, Err(Error::Encode(error)));
-                }
-                ends.push((bytes.len(), fds));
+        let (mut bytes, mut ends) = (Scratch::take(), Vec::new());
+        for item in items {
+            let mut fds = Fds::new();
+            if let Err(error) = encode_into(&item, &mut bytes, &mut fds) {
+                return (0, Err(Error::Encode(error)));
             }
-            let mut start = 0;
-            let parcel = |(end, fds)| Parcel { bytes: &bytes[std::mem::replace(&mut start, end)..end], fds };
-            let mut parcels: Vec<_> = ends.into_iter().map(parcel).collect();
-            self.channel.put(&mut parcels, wait)
-        })
+            ends.push((bytes.len(), fds));
+        }
+        let mut start = 0;
+        let parcel = |(end, fds)| Parcel { bytes: &bytes[std::mem::replace(&mut start, end)..end], fds };
+        let mut parcels: Vec<_> = ends.into_iter().map(parcel).collect();
+        self.channel.put(&mut parcels, wait)
     }
 }
 
@@ -240,22 +236,20 @@ impl<T: DeserializeOwned> Queue<T> {
 
     #[inline]
     pub(crate) fn get_within(&self, wait: Wait, witness: &impl Witness) -> Result<T> {
-        scratch::with(|bytes| {
-            let (mut whole, mut handles) = (None, Ok(Fds::new()));
-            self.channel.get(1, wait, witness, |found| {
-                whole = found.read_whole()?;
-                if whole.is_none() {
-                    bytes.clear();
-                    found.read(bytes)?;
-                    handles = found.handles();
-                }
-                Ok(Fate::Last)
-            })?;
-            match whole {
-                Some(item) => Ok(item),
-                None => decode_from(bytes, &mut handles?).map_err(Error::Decode),
+        let (mut bytes, mut whole, mut handles) = (Scratch::take(), None, Ok(Fds::new()));
+        self.channel.get(1, wait, witness, |found| {
+            whole = found.read_whole()?;
+            if whole.is_none() {
+                bytes.clear();
+                found.read(&mut bytes)?;
+                handles = found.handles();
             }
-        })
+            Ok(Fate::Last)
+        })?;
+        match whole {
+            Some(item) => Ok(item),
+            None => decode_from(&bytes, &mut handles?).map_err(Error::Decode),
+        }
     }
 
     /// Takes up to `most` items out at once, at least one; waits for the first only.
@@ -287,19 +281,17 @@ impl<T: DeserializeOwned> Queue<T> {
         if most == 0 {
             return Ok(Vec::new());
         }
-        scratch::with(|bytes| {
-            let mut items = Vec::new();
-            self.channel.get(most, wait, witness, |found| {
-                let start = bytes.len();
-                let (fate, handles) = found.gather(bytes, items.is_empty())?;
-                items.extend(handles.map(|handles| (start..bytes.len(), handles)));
-                Ok(fate)
-            })?;
-            let decode = |(range, fds): (std::ops::Range<usize>, Result<Fds>)| {
-                decode_from(&bytes[range], &mut fds?).map_err(Error::Decode)
-            };
-            items.into_iter().map(decode).collect()
-        })
+        let (mut bytes, mut items) = (Scratch::take(), Vec::new());
+        self.channel.get(most, wait, witness, |found| {
+            let start = bytes.len();
+            let (fate, handles) = found.gather(&mut bytes, items.is_empty())?;
+            items.extend(handles.map(|handles| (start..bytes.len(), handles)));
+            Ok(fate)
+        })?;
+        let decode = |(range, fds): (std::ops::Range<usize>, Result<Fds>)| {
+            decode_from(&bytes[range], &mut fds?).map_err(Error::Decode)
+        };
+        items.into_iter().map(decode).collect()
     }
 
     /// The items as they come, until the queue is closed and empty.

@@ -31,11 +31,13 @@ enum Extension<'de> {
 }
 
 impl<'de, 'f> Decoder<'de, 'f> {
+    #[inline]
     pub(super) fn new(input: &'de [u8], table: Option<Table<'f>>) -> Decoder<'de, 'f> {
         Decoder { input, table, depth: DEPTH, stack: Stack::here() }
     }
 
     /// Nothing may come after the value.
+    #[inline]
     pub(super) fn end(&self) -> Result<(), Error> {
         match self.input.len() {
             0 => Ok(()),

@@ -23,6 +23,7 @@ pub(super) struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
+    #[inline]
     pub(super) fn new(bytes: &'a mut Vec<u8>, fds: Option<&'a mut Fds>, named: bool) -> Encoder<'a> {
         Encoder {
             scalars: Serializer::new(bytes),

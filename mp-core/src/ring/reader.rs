@@ -6,7 +6,7 @@ use bytemuck::Pod;
 
 use super::memory::{Memory, damaged};
 use super::place::{Place, RINGS, length};
-use super::published::Progress;
+use super::published::{Progress, Published};
 use super::{InSharedMemory, RECORD_HEAD, Ring};
 use crate::Result;
 use crate::codec::whole::{self, Source};
@@ -22,6 +22,7 @@ pub struct Reader<'a, L> {
     put_items: u64,
     taken: u32,
     left: bool,
+    drained: bool,
 }
 
 /// The next record, not yet taken.
@@ -44,7 +45,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         let put = Place::from_word(header.readers.put_place.load(Relaxed))
             .ok_or_else(|| damaged("no ring is being written"))?;
         let put_items = header.readers.put_items.load(Relaxed);
-        Ok(Reader { ring, at, items: got.items, put, put_items, taken: 0, left: false })
+        Ok(Reader { ring, at, items: got.items, put, put_items, taken: 0, left: false, drained: false })
     }
 
     /// The next record, if there is one.
@@ -76,9 +77,17 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         Ok(Some(Next { bytes, about, number: self.items }))
     }
 
+    /// After [`peek`](Self::peek) found nothing: whether nothing will ever come, because the ring is closed.
+    #[inline]
+    pub fn is_drained(&self) -> bool {
+        self.drained
+    }
+
     /// Looks how far the writers are.
     fn look(&mut self) -> Result<()> {
-        let (put, _) = self.ring.header().put.read();
+        let (put, word) = self.ring.header().put.read();
+        // What was published when the ring was found closed is all there will ever be.
+        self.drained = Published::says_closed(word) && put.items == self.items;
         self.put = Place::from_word(put.place).ok_or_else(|| damaged("no ring is being written"))?;
         self.put_items = put.items;
         // In this order: a death in between leaves a place that is right for more records than are known.
