@@ -18,6 +18,7 @@ use mp_sync::{RawGuard, RawLock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::linger::Linger;
 use crate::ready::Ready;
 use crate::side::{Sent, Side};
 
@@ -25,9 +26,9 @@ use crate::side::{Sent, Side};
 pub(crate) const SLICE: Duration = Duration::from_millis(60);
 
 /// So many places a putter that spins waits for, if there are that many, looking at most so often with so long between.
-const BATCH: u64 = 16;
+const BATCH: u64 = 64;
 const PATIENCE: u32 = 16;
-const PAUSES: u32 = 4;
+const PAUSES: u32 = 64;
 
 /// How long an attempt that does not wait lets another process finish its own.
 const MOMENT: Duration = Duration::from_millis(20);
@@ -157,6 +158,7 @@ pub(crate) struct Channel {
 struct Local {
     put: Spin,
     get: Spin,
+    linger: Linger,
     ready: Ready,
 }
 
@@ -338,7 +340,9 @@ impl Channel {
         if !self.ring.is_empty() || self.ring.is_closed() {
             return Ok(());
         }
-        if !self.local.get.until_beside(self.ring.is_apart(false), || doze.is_over()) {
+        if self.local.get.until_beside(self.ring.is_apart(false), || doze.is_over()) {
+            self.local.linger.wait(|| doze.count());
+        } else {
             doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
         }
         Ok(())

@@ -10,6 +10,7 @@ mod error;
 mod iter;
 mod joinable;
 mod ledger;
+mod linger;
 mod queue;
 mod ready;
 mod scratch;

@@ -292,17 +292,24 @@ pub struct Doze<'a> {
     side: &'a Published,
     turn: u32,
     word: u64,
+    items: u64,
 }
 
 impl<'a> Doze<'a> {
     fn new(side: &'a Published) -> Doze<'a> {
         let turn = side.now();
-        Doze { side, turn, word: side.read().1 }
+        let (progress, word) = side.read();
+        Doze { side, turn, word, items: progress.items }
     }
 
     /// Whether the other side has done something since.
     pub fn is_over(&self) -> bool {
         self.side.changed(self.word)
+    }
+
+    /// How many records the other side has put or got since.
+    pub fn count(&self) -> u64 {
+        self.side.read().0.items.wrapping_sub(self.items)
     }
 
     /// Sleeps until the other side does something, or the deadline; it may also end without a cause.
