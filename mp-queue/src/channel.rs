@@ -47,6 +47,7 @@ impl Wait {
         if timeout.is_zero() { Wait::Not } else { Wait::Until(Some(Deadline::after(timeout))) }
     }
 
+    #[inline]
     fn is_over(self) -> bool {
         match self {
             Wait::Not => true,
@@ -54,6 +55,7 @@ impl Wait {
         }
     }
 
+    #[inline]
     fn deadline(self) -> Option<Deadline> {
         match self {
             Wait::Not => Some(Deadline::now()),
@@ -114,13 +116,19 @@ impl Found<'_> {
         Ok(self.reader.read(self.next, 0, bytes)?)
     }
 
+    /// Whether descriptors came with it.
+    #[inline]
+    pub fn has_handles(&self) -> bool {
+        self.next.about != 0
+    }
+
     /// Its descriptors, which are gone then: to be asked for last.
     #[inline]
     pub fn handles(&self) -> Result<Fds> {
-        match self.next.about {
-            0 => Ok(Fds::new()),
-            attempt => self.side.receive(self.next.number, attempt),
+        if !self.has_handles() {
+            return Ok(Fds::new());
         }
+        self.side.receive(self.next.number, self.next.about)
     }
 
     /// Its bytes, appended, and its descriptors, which are an error if they are lost. Such an item comes alone, so that it

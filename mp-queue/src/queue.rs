@@ -236,19 +236,20 @@ impl<T: DeserializeOwned> Queue<T> {
 
     #[inline]
     pub(crate) fn get_within(&self, wait: Wait, witness: &impl Witness) -> Result<T> {
-        let (mut bytes, mut whole, mut handles) = (Scratch::take(), None, Ok(Fds::new()));
+        let (mut bytes, mut whole, mut handles) = (Scratch::take(), None, None);
         self.channel.get(1, wait, witness, |found| {
             whole = found.read_whole()?;
             if whole.is_none() {
                 bytes.clear();
                 found.read(&mut bytes)?;
-                handles = found.handles();
+                handles = found.has_handles().then(|| found.handles());
             }
             Ok(Fate::Last)
         })?;
-        match whole {
-            Some(item) => Ok(item),
-            None => decode_from(&bytes, &mut handles?).map_err(Error::Decode),
+        match (whole, handles) {
+            (Some(item), _) => Ok(item),
+            (None, None) => decode_from(&bytes, &mut Fds::new()).map_err(Error::Decode),
+            (None, Some(handles)) => decode_from(&bytes, &mut handles?).map_err(Error::Decode),
         }
     }
 
