@@ -53,6 +53,8 @@ pub use writer::{Staged, Writer};
 const MAGIC: u64 = 0x6d70_2d71_7565_7565;
 /// Bytes before each record: its length, and what its writer says about it. Records begin at multiples of it.
 const RECORD_HEAD: u64 = 16;
+/// Memory so far ahead is fetched while a record is written or read.
+const AHEAD: u64 = 512;
 
 /// A guard of a lock in shared memory.
 ///

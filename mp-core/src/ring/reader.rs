@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use super::memory::{Memory, damaged};
 use super::place::{Place, RINGS, length};
 use super::published::{Progress, Published};
-use super::{InSharedMemory, RECORD_HEAD, Ring};
+use super::{AHEAD, InSharedMemory, RECORD_HEAD, Ring};
 use crate::Result;
 use crate::codec::whole::{self, Source};
 use crate::futex::Ordering::*;
@@ -73,6 +73,9 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         let room = end.wrapping_sub(self.at.offset);
         if room > length(self.at.ring) || bytes > room.saturating_sub(RECORD_HEAD) {
             return Err(damaged("a record is longer than what was written"));
+        }
+        if room > AHEAD {
+            memory.fetch(self.at.ring, self.at.offset + AHEAD, false);
         }
         Ok(Some(Next { bytes, about, number: self.items }))
     }
