@@ -116,6 +116,18 @@ impl Found<'_> {
         Ok(self.reader.read(self.next, 0, bytes)?)
     }
 
+    /// How many bytes it has.
+    #[inline]
+    pub fn length(&self) -> usize {
+        usize::try_from(self.next.bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Fills `bytes` with its first ones.
+    #[inline]
+    pub fn read_small(&self, bytes: &mut [u8]) -> Result<()> {
+        Ok(self.reader.read_exact(self.next, bytes)?)
+    }
+
     /// Whether descriptors came with it.
     #[inline]
     pub fn has_handles(&self) -> bool {

@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 use crate::iter::Iter;
 use crate::scratch::Scratch;
 
+/// Items of up to so many bytes are small.
+const SMALL: usize = 64;
+
 /// A queue of items that any number of processes and threads put and get; a clone is another handle to the same one.
 ///
 /// Items come out in the order in which their `put` returned, each to exactly one getter. When `put` returns, the item is in
@@ -236,20 +239,33 @@ impl<T: DeserializeOwned> Queue<T> {
 
     #[inline]
     pub(crate) fn get_within(&self, wait: Wait, witness: &impl Witness) -> Result<T> {
-        let (mut bytes, mut whole, mut handles) = (Scratch::take(), None, None);
+        // Small items need no buffer of the thread.
+        let (mut small, mut length) = ([0; SMALL], None);
+        let (mut bytes, mut whole, mut handles) = (None::<Scratch>, None, None);
         self.channel.get(1, wait, witness, |found| {
-            whole = found.read_whole()?;
-            if whole.is_none() {
-                bytes.clear();
-                found.read(&mut bytes)?;
-                handles = found.has_handles().then(|| found.handles());
+            if let Some(small) = small.get_mut(..found.length()) {
+                found.read_small(small)?;
+                length = Some(small.len());
+            } else {
+                whole = found.read_whole()?;
+                if whole.is_none() {
+                    found.read(bytes.insert(Scratch::take()))?;
+                }
             }
+            handles = found.has_handles().then(|| found.handles());
             Ok(Fate::Last)
         })?;
-        match (whole, handles) {
-            (Some(item), _) => Ok(item),
-            (None, None) => decode_from(&bytes, &mut Fds::new()).map_err(Error::Decode),
-            (None, Some(handles)) => decode_from(&bytes, &mut handles?).map_err(Error::Decode),
+        if let Some(item) = whole {
+            return Ok(item);
+        }
+        let bytes = match (length, &bytes) {
+            (Some(length), _) => &small[..length],
+            (None, Some(bytes)) => &bytes[..],
+            (None, None) => &[],
+        };
+        match handles {
+            None => decode_from(bytes, &mut Fds::new()).map_err(Error::Decode),
+            Some(handles) => decode_from(bytes, &mut handles?).map_err(Error::Decode),
         }
     }
 

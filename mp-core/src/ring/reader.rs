@@ -124,6 +124,18 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         self.ring.memory.read(self.at.ring, self.at.offset + RECORD_HEAD + skip, count, bytes)
     }
 
+    /// Fills `bytes` with the first ones of the record that [`peek`](Self::peek) found; it has so many.
+    ///
+    /// # Errors
+    /// As for [`peek`](Self::peek).
+    #[inline]
+    pub fn read_exact(&self, next: &Next, bytes: &mut [u8]) -> Result<()> {
+        if bytes.len() as u64 > next.bytes {
+            return Err(damaged("a record is shorter than what is wanted"));
+        }
+        self.ring.memory.read_exact(self.at.ring, self.at.offset + RECORD_HEAD, bytes)
+    }
+
     /// The value in the record that [`peek`](Self::peek) found, if a `T` is a `Vec` of numbers and the record is the encoding
     /// of just such: copied once.
     ///
