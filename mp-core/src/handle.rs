@@ -52,6 +52,7 @@ pub(crate) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
+    #[inline]
     pub(crate) fn new(fds: &'a mut Fds) -> Table<'a> {
         Table { fds, lent: false, previous: None }
     }

@@ -241,6 +241,7 @@ impl Message {
 ///
 /// For callers that put many values into one buffer: costs no allocation of its own. Errors:
 /// [`Error::Encode`].
+#[inline]
 pub fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, fds: &mut Fds) -> Result<()> {
     codec::encode(value, bytes, Some(fds))
 }
@@ -248,6 +249,7 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, fds: &
 /// The value in `bytes`, all of them, whose handles are in `fds`.
 ///
 /// Several values may share one table. Errors: [`Error::Decode`].
+#[inline]
 pub fn decode_from<T: DeserializeOwned>(bytes: &[u8], fds: &mut Fds) -> Result<T> {
     codec::decode(bytes, Some(fds))
 }

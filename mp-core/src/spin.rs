@@ -14,6 +14,8 @@ const LONGEST: Duration = Duration::from_micros(5);
 /// How long a new try after some waits without a spin lasts, giving way to others: longer than it takes to wake a sleeper
 /// on another CPU, so that two who wait for each other find back to spinning though neither spins every time.
 const LONGEST_TRY: Duration = Duration::from_micros(100);
+/// Giving way takes less time than this if there is nobody to give way to.
+const ALONE: Duration = Duration::from_nanos(1_000);
 /// Pauses between two looks at the clock.
 const PAUSES: u32 = 16;
 /// Failures in a row after which spins are left out.
@@ -39,6 +41,19 @@ pub struct Spin {
     skipped: AtomicU32,
     /// The last new try succeeded, but not soon.
     trying: AtomicBool,
+    /// Waits still to go without giving way to one on the same CPU, and how often that was in vain.
+    skip_beside: AtomicU32,
+    failures_beside: AtomicU32,
+}
+
+/// What came of giving way.
+enum Way {
+    /// What was waited for.
+    Ready,
+    /// Others run here.
+    Taken,
+    /// Nobody else wants this CPU.
+    Free,
 }
 
 impl Spin {
@@ -49,6 +64,8 @@ impl Spin {
             failures: AtomicU32::new(0),
             skipped: AtomicU32::new(0),
             trying: AtomicBool::new(false),
+            skip_beside: AtomicU32::new(0),
+            failures_beside: AtomicU32::new(0),
         }
     }
 
@@ -60,13 +77,18 @@ impl Spin {
     }
 
     /// As [`until`](Self::until), for one who knows whether the one who is waited for runs on another CPU (`apart`): if not,
-    /// there is no spin this time; if so, it pays even if this thread may run on one CPU only.
-    pub fn until_beside(&self, apart: Option<bool>, mut ready: impl FnMut() -> bool) -> bool {
+    /// it gives way to it first, and does not spin while others want this CPU; if so, it pays even if this thread may run on one CPU only.
+    pub fn until_beside(&self, mut apart: Option<bool>, mut ready: impl FnMut() -> bool) -> bool {
         if ready() {
             return true;
         }
         if apart == Some(false) {
-            return false;
+            match self.give_way(&mut ready) {
+                Way::Ready => return true,
+                Way::Taken => return false,
+                // It runs elsewhere by now, or sleeps.
+                Way::Free => apart = None,
+            }
         }
         let skip = self.skip.load(Relaxed);
         if skip > 0 {
@@ -110,6 +132,32 @@ impl Spin {
             self.failures.store(failures + 1, Relaxed);
         }
         false
+    }
+
+    /// Lets others run who share this CPU, once, while that pays: the one who is waited for may be about to, and then neither
+    /// has to put the other to sleep and wake it up.
+    fn give_way(&self, ready: &mut impl FnMut() -> bool) -> Way {
+        let skip = self.skip_beside.load(Relaxed);
+        if skip > 0 {
+            self.skip_beside.store(skip - 1, Relaxed);
+            return Way::Taken;
+        }
+        let start = Instant::now();
+        std::thread::yield_now();
+        let (elapsed, ready) = (start.elapsed(), ready());
+        if elapsed < LONGEST_TRY && (ready || elapsed < ALONE) {
+            if self.failures_beside.load(Relaxed) != 0 {
+                self.failures_beside.store(0, Relaxed);
+            }
+            return if ready { Way::Ready } else { Way::Free };
+        }
+        let failures = self.failures_beside.load(Relaxed) + 1;
+        self.failures_beside.store(failures.min(PATIENCE), Relaxed);
+        // Others who have nothing to do with this run for long: whoever sleeps and is woken comes before them.
+        if elapsed >= LONGEST_TRY || failures >= PATIENCE {
+            self.skip_beside.store(MOST_SKIPPED, Relaxed);
+        }
+        if ready { Way::Ready } else { Way::Taken }
     }
 
     /// Leaves out the next spins; the one after them is a single try, and its failure gives up again.

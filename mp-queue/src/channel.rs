@@ -18,6 +18,7 @@ use mp_sync::{RawGuard, RawLock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::linger::Linger;
 use crate::ready::Ready;
 use crate::side::{Sent, Side};
 
@@ -25,9 +26,9 @@ use crate::side::{Sent, Side};
 pub(crate) const SLICE: Duration = Duration::from_millis(60);
 
 /// So many places a putter that spins waits for, if there are that many, looking at most so often with so long between.
-const BATCH: u64 = 16;
+const BATCH: u64 = 64;
 const PATIENCE: u32 = 16;
-const PAUSES: u32 = 4;
+const PAUSES: u32 = 64;
 
 /// How long an attempt that does not wait lets another process finish its own.
 const MOMENT: Duration = Duration::from_millis(20);
@@ -48,6 +49,7 @@ impl Wait {
         if timeout.is_zero() { Wait::Not } else { Wait::Until(Some(Deadline::after(timeout))) }
     }
 
+    #[inline]
     fn is_over(self) -> bool {
         match self {
             Wait::Never | Wait::Not => true,
@@ -55,6 +57,7 @@ impl Wait {
         }
     }
 
+    #[inline]
     fn deadline(self) -> Option<Deadline> {
         match self {
             Wait::Never | Wait::Not => Some(Deadline::now()),
@@ -117,13 +120,31 @@ impl Found<'_> {
         Ok(self.reader.read(self.next, 0, bytes)?)
     }
 
+    /// How many bytes it has.
+    #[inline]
+    pub fn length(&self) -> usize {
+        usize::try_from(self.next.bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Fills `bytes` with its first ones.
+    #[inline]
+    pub fn read_small(&self, bytes: &mut [u8]) -> Result<()> {
+        Ok(self.reader.read_exact(self.next, bytes)?)
+    }
+
+    /// Whether descriptors came with it.
+    #[inline]
+    pub fn has_handles(&self) -> bool {
+        self.next.about != 0
+    }
+
     /// Its descriptors, which are gone then: to be asked for last.
     #[inline]
     pub fn handles(&self) -> Result<Fds> {
-        match self.next.about {
-            0 => Ok(Fds::new()),
-            attempt => self.side.receive(self.next.number, attempt),
+        if !self.has_handles() {
+            return Ok(Fds::new());
         }
+        self.side.receive(self.next.number, self.next.about)
     }
 
     /// Its bytes, appended, and its descriptors, which are an error if they are lost. Such an item comes alone, so that it
@@ -161,6 +182,7 @@ pub(crate) struct Channel {
 struct Local {
     put: Spin,
     get: Spin,
+    linger: Linger,
     ready: Ready,
 }
 
@@ -342,7 +364,9 @@ impl Channel {
         if !self.ring.is_empty() || self.ring.is_closed() {
             return Ok(());
         }
-        if !self.local.get.until_beside(self.ring.is_apart(false), || doze.is_over()) {
+        if self.local.get.until_beside(self.ring.is_apart(false), || doze.is_over()) {
+            self.local.linger.wait(|| doze.count());
+        } else {
             doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
         }
         Ok(())
@@ -359,8 +383,6 @@ impl Channel {
     ) -> Result<()> {
         let matters = || !self.ring.is_empty() || self.ring.is_closed();
         let Some(held) = wait.guard(self.ring.get_lock(), matters) else { return Err(Error::Empty) };
-        // Before the look at the items: if it is closed now, those are the last.
-        let closed = self.ring.is_closed();
         let mut reader = self.ring.reader(&held)?;
         let mut got = 0;
         while got < most {
@@ -376,7 +398,7 @@ impl Channel {
                 break;
             }
         }
-        if got == 0 && closed {
+        if got == 0 && reader.is_drained() {
             // Of putters that came too late.
             let _ = self.side.drain();
             return Err(Error::Closed);

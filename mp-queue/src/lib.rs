@@ -11,6 +11,7 @@ mod error;
 mod iter;
 mod joinable;
 mod ledger;
+mod linger;
 mod queue;
 mod ready;
 mod scratch;

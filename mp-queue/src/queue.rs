@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::channel::{Channel, Fate, Parcel, Wait, Witness};
 use crate::error::{Error, Result};
 use crate::iter::Iter;
-use crate::scratch;
+use crate::scratch::Scratch;
+
+/// Items of up to so many bytes are small.
+const SMALL: usize = 128;
 
 /// A queue of items that any number of processes and threads put and get; a clone is another handle to the same one.
 ///
@@ -167,14 +170,12 @@ impl<T: Serialize> Queue<T> {
         if let Some(numbers) = whole::split(item) {
             return self.channel.put_one(&numbers.parts(), wait);
         }
-        scratch::with(|bytes| {
-            let mut fds = Fds::new();
-            encode_into(item, bytes, &mut fds).map_err(Error::Encode)?;
-            if fds.is_plain() {
-                return self.channel.put_one(&[bytes], wait);
-            }
-            self.channel.put(&mut [Parcel { bytes, fds }], wait).1
-        })
+        let (mut bytes, mut fds) = (Scratch::take(), Fds::new());
+        encode_into(item, &mut bytes, &mut fds).map_err(Error::Encode)?;
+        if fds.is_plain() {
+            return self.channel.put_one(&[&bytes], wait);
+        }
+        self.channel.put(&mut [Parcel { bytes: &bytes, fds }], wait).1
     }
 
     /// Puts all items in, in order, as many at a time as there are places: if there is room, nobody else's come between.
@@ -202,20 +203,18 @@ impl<T: Serialize> Queue<T> {
         items: impl IntoIterator<Item = T>,
         wait: Wait,
     ) -> (usize, Result<()>) {
-        scratch::with(|bytes| {
-            let mut ends = Vec::new();
-            for item in items {
-                let mut fds = Fds::new();
-                if let Err(error) = encode_into(&item, bytes, &mut fds) {
-                    return (0, Err(Error::Encode(error)));
-                }
-                ends.push((bytes.len(), fds));
+        let (mut bytes, mut ends) = (Scratch::take(), Vec::new());
+        for item in items {
+            let mut fds = Fds::new();
+            if let Err(error) = encode_into(&item, &mut bytes, &mut fds) {
+                return (0, Err(Error::Encode(error)));
             }
-            let mut start = 0;
-            let parcel = |(end, fds)| Parcel { bytes: &bytes[std::mem::replace(&mut start, end)..end], fds };
-            let mut parcels: Vec<_> = ends.into_iter().map(parcel).collect();
-            self.channel.put(&mut parcels, wait)
-        })
+            ends.push((bytes.len(), fds));
+        }
+        let mut start = 0;
+        let parcel = |(end, fds)| Parcel { bytes: &bytes[std::mem::replace(&mut start, end)..end], fds };
+        let mut parcels: Vec<_> = ends.into_iter().map(parcel).collect();
+        self.channel.put(&mut parcels, wait)
     }
 }
 
@@ -248,22 +247,34 @@ impl<T: DeserializeOwned> Queue<T> {
 
     #[inline]
     pub(crate) fn get_within(&self, wait: Wait, witness: &impl Witness) -> Result<T> {
-        scratch::with(|bytes| {
-            let (mut whole, mut handles) = (None, Ok(Fds::new()));
-            self.channel.get(1, wait, witness, |found| {
+        // Small items need no buffer of the thread.
+        let (mut small, mut length) = ([0; SMALL], None);
+        let (mut bytes, mut whole, mut handles) = (None::<Scratch>, None, None);
+        self.channel.get(1, wait, witness, |found| {
+            if let Some(small) = small.get_mut(..found.length()) {
+                found.read_small(small)?;
+                length = Some(small.len());
+            } else {
                 whole = found.read_whole()?;
                 if whole.is_none() {
-                    bytes.clear();
-                    found.read(bytes)?;
-                    handles = found.handles();
+                    found.read(bytes.insert(Scratch::take()))?;
                 }
-                Ok(Fate::Last)
-            })?;
-            match whole {
-                Some(item) => Ok(item),
-                None => decode_from(bytes, &mut handles?).map_err(Error::Decode),
             }
-        })
+            handles = found.has_handles().then(|| found.handles());
+            Ok(Fate::Last)
+        })?;
+        if let Some(item) = whole {
+            return Ok(item);
+        }
+        let bytes = match (length, &bytes) {
+            (Some(length), _) => &small[..length],
+            (None, Some(bytes)) => &bytes[..],
+            (None, None) => &[],
+        };
+        match handles {
+            None => decode_from(bytes, &mut Fds::new()).map_err(Error::Decode),
+            Some(handles) => decode_from(bytes, &mut handles?).map_err(Error::Decode),
+        }
     }
 
     /// Takes up to `most` items out at once, at least one; waits for the first only.
@@ -302,19 +313,17 @@ impl<T: DeserializeOwned> Queue<T> {
         if most == 0 {
             return Ok(C::from_iter([]));
         }
-        scratch::with(|bytes| {
-            let mut items = Vec::new();
-            self.channel.get(most, wait, witness, |found| {
-                let start = bytes.len();
-                let (fate, handles) = found.gather(bytes, items.is_empty())?;
-                items.extend(handles.map(|handles| (start..bytes.len(), handles)));
-                Ok(fate)
-            })?;
-            let decode = |(range, fds): (std::ops::Range<usize>, Result<Fds>)| {
-                decode_from(&bytes[range], &mut fds?).map_err(Error::Decode)
-            };
-            Ok(items.into_iter().map(decode).collect())
-        })
+        let (mut bytes, mut items) = (Scratch::take(), Vec::new());
+        self.channel.get(most, wait, witness, |found| {
+            let start = bytes.len();
+            let (fate, handles) = found.gather(&mut bytes, items.is_empty())?;
+            items.extend(handles.map(|handles| (start..bytes.len(), handles)));
+            Ok(fate)
+        })?;
+        let decode = |(range, fds): (std::ops::Range<usize>, Result<Fds>)| {
+            decode_from(&bytes[range], &mut fds?).map_err(Error::Decode)
+        };
+        Ok(items.into_iter().map(decode).collect())
     }
 
     /// The items as they come, until the queue is closed and empty.

@@ -1,26 +1,49 @@
 //! A buffer for each thread, so that small items allocate nothing.
 
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::mem::take;
+use std::ops::{Deref, DerefMut};
 
 thread_local! {
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// A longer buffer is not kept.
 const KEEP: usize = 2 << 20;
 
-/// Calls `use_it` with an empty buffer. An item that itself uses a queue while it is encoded gets another one.
-#[inline]
-pub(crate) fn with<R>(use_it: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    BUFFER.with(|buffer| match buffer.try_borrow_mut() {
-        Ok(mut buffer) => {
-            buffer.clear();
-            let result = use_it(&mut buffer);
-            if buffer.capacity() > KEEP {
-                *buffer = Vec::new();
-            }
-            result
+/// An empty buffer, the thread's own one if nobody has it: an item that itself uses a queue while it is encoded gets another.
+pub(crate) struct Scratch(Vec<u8>);
+
+impl Scratch {
+    #[inline]
+    pub fn take() -> Scratch {
+        // A thread that is ending has none any more.
+        Scratch(BUFFER.try_with(Cell::take).unwrap_or_default())
+    }
+}
+
+impl Drop for Scratch {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.clear();
+        if self.0.capacity() <= KEEP {
+            let _ = BUFFER.try_with(|buffer| buffer.set(take(&mut self.0)));
         }
-        Err(_) => use_it(&mut Vec::new()),
-    })
+    }
+}
+
+impl Deref for Scratch {
+    type Target = Vec<u8>;
+
+    #[inline]
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl DerefMut for Scratch {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
 }

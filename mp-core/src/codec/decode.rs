@@ -31,11 +31,13 @@ enum Extension<'de> {
 }
 
 impl<'de, 'f> Decoder<'de, 'f> {
+    #[inline]
     pub(super) fn new(input: &'de [u8], table: Option<Table<'f>>) -> Decoder<'de, 'f> {
         Decoder { input, table, depth: DEPTH, stack: Stack::here() }
     }
 
     /// Nothing may come after the value.
+    #[inline]
     pub(super) fn end(&self) -> Result<(), Error> {
         match self.input.len() {
             0 => Ok(()),
@@ -78,6 +80,22 @@ impl<'de, 'f> Decoder<'de, 'f> {
     #[inline]
     fn marker(&mut self) -> Result<u8, Error> {
         self.array().map(|[marker]| marker)
+    }
+
+    /// The unsigned number that stands here, if one does and nine bytes are left: without a look at what else it may be.
+    #[inline]
+    fn unsigned(&mut self) -> Option<u64> {
+        let ([marker, bytes @ ..], _) = self.input.split_first_chunk::<9>()?;
+        let (number, length) = match *marker {
+            0x00..=0x7f => (u64::from(*marker), 0),
+            0xcc..=0xcf => {
+                let length = 1 << (*marker - 0xcc);
+                (u64::from_be_bytes(*bytes) >> (64 - 8 * length), length)
+            }
+            _ => return None,
+        };
+        self.input = &self.input[1 + length..];
+        Some(number)
     }
 
     /// An integer of 128 bits, if one stands here: rmp-serde writes them as bytes, big-endian.
@@ -206,6 +224,13 @@ impl<'de, 'f> Decoder<'de, 'f> {
         }
     }
 
+    /// As [`any`](Self::any), out of the way of what comes most often.
+    #[cold]
+    #[inline(never)]
+    fn other<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
+        self.any(false, visitor)
+    }
+
     /// What is long or rare.
     #[inline(never)]
     fn longer<V: Visitor<'de>>(&mut self, marker: u8, as_seq: bool, visitor: V) -> Result<V::Value, Error> {
@@ -290,6 +315,19 @@ fn ends_early() -> Error {
 #[cold]
 fn unknown(marker: u8) -> Error {
     Error::custom(format_args!("there is no value with the marker {marker:#04x}"))
+}
+
+/// The visitor checks the range; what is no unsigned number is told so by `any`.
+macro_rules! unsigned {
+    ($($method:ident)*) => {$(
+        #[inline]
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            match self.unsigned() {
+                Some(number) => visitor.visit_u64(number),
+                None => self.other(visitor),
+            }
+        }
+    )*};
 }
 
 impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
@@ -417,8 +455,10 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
         }
     }
 
+    unsigned! { deserialize_u16 deserialize_u32 deserialize_u64 }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit map identifier ignored_any
+        bool i8 i16 i32 i64 u8 f32 f64 char str string bytes byte_buf unit map identifier ignored_any
     }
 }
 

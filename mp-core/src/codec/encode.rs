@@ -23,6 +23,7 @@ pub(super) struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
+    #[inline]
     pub(super) fn new(bytes: &'a mut Vec<u8>, fds: Option<&'a mut Fds>, named: bool) -> Encoder<'a> {
         Encoder {
             scalars: Serializer::new(bytes),
@@ -171,11 +172,22 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
     scalars! {
         serialize_bool(bool) serialize_char(char) serialize_f32(f32) serialize_f64(f64)
         serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
-        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64) serialize_u128(u128)
+        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u128(u128)
     }
 
     fn is_human_readable(&self) -> bool {
         false
+    }
+
+    #[inline]
+    fn serialize_u64(self, value: u64) -> Result<(), Error> {
+        if value <= u32::MAX.into() {
+            return (&mut self.scalars).serialize_u64(value);
+        }
+        // In one piece.
+        let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
+        self.bytes().extend([0xcf, a, b, c, d, e, f, g, h]);
+        Ok(())
     }
 
     #[inline]

@@ -102,6 +102,7 @@ pub fn decode_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     decode(bytes, None)
 }
 
+#[inline]
 pub(crate) fn encode<T>(value: &T, bytes: &mut Vec<u8>, mut fds: Option<&mut Fds>) -> Result<()>
 where
     T: Serialize + ?Sized,
@@ -123,10 +124,16 @@ where
     }
 }
 
+#[inline]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Option<&mut Fds>) -> Result<T> {
     let mut decoder = decode::Decoder::new(bytes, fds.map(Table::new));
     let value = T::deserialize(&mut decoder).and_then(|value| decoder.end().map(|()| value));
-    value.map_err(|error| Error::Decode { type_name: std::any::type_name::<T>(), reason: error.to_string() })
+    value.map_err(refused::<T>)
+}
+
+#[cold]
+fn refused<T>(error: rmp_serde::decode::Error) -> Error {
+    Error::Decode { type_name: std::any::type_name::<T>(), reason: error.to_string() }
 }
 
 #[cfg(test)]

@@ -233,6 +233,29 @@ impl Memory {
         Ok(unsafe { piece.start.as_ptr().add(at).cast::<[u64; 2]>().read_volatile() })
     }
 
+    /// Fetches the memory at `offset` for one who will write it soon (`write`), or read it: it takes some time to come from
+    /// another CPU, and so it comes while other things are done.
+    #[inline]
+    pub fn fetch(&self, ring: usize, offset: u64, write: bool) {
+        let Some(piece) = self.rings[ring].get() else { return };
+        let at = offset as usize & (piece.length - 1);
+        // SAFETY: within the mapping, whose length is a power of two.
+        let at = unsafe { piece.start.as_ptr().add(at) };
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch changes nothing and never faults.
+            unsafe {
+                match write {
+                    true => _mm_prefetch::<_MM_HINT_ET0>(at.cast()),
+                    false => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+                }
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (at, write);
+    }
+
     /// Writes the sixteen bytes at `offset`, a multiple of sixteen; as [`write`](Self::write).
     #[inline]
     pub fn write_head(&self, ring: usize, offset: u64, head: [u64; 2]) -> Result<()> {

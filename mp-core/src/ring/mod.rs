@@ -53,6 +53,8 @@ pub use writer::{Staged, Writer};
 const MAGIC: u64 = 0x6d70_2d71_7565_7565;
 /// Bytes before each record: its length, and what its writer says about it. Records begin at multiples of it.
 const RECORD_HEAD: u64 = 16;
+/// Memory so far ahead is fetched while a record is written or read.
+const AHEAD: u64 = 512;
 
 /// A guard of a lock in shared memory.
 ///
@@ -292,17 +294,24 @@ pub struct Doze<'a> {
     side: &'a Published,
     turn: u32,
     word: u64,
+    items: u64,
 }
 
 impl<'a> Doze<'a> {
     fn new(side: &'a Published) -> Doze<'a> {
         let turn = side.now();
-        Doze { side, turn, word: side.read().1 }
+        let (progress, word) = side.read();
+        Doze { side, turn, word, items: progress.items }
     }
 
     /// Whether the other side has done something since.
     pub fn is_over(&self) -> bool {
         self.side.changed(self.word)
+    }
+
+    /// How many records the other side has put or got since.
+    pub fn count(&self) -> u64 {
+        self.side.read().0.items.wrapping_sub(self.items)
     }
 
     /// Sleeps until the other side does something, or the deadline; it may also end without a cause.

@@ -121,6 +121,12 @@ impl Published {
         self.word.load(Acquire) & CLOSED != 0
     }
 
+    /// Whether a word that [`read`](Self::read) gave says that it was closed.
+    #[inline]
+    pub fn says_closed(word: u64) -> bool {
+        word & CLOSED != 0
+    }
+
     #[cold]
     fn rouse(&self, sleepers: u32) {
         self.turn.fetch_add(1, Release);

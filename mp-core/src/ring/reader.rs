@@ -6,8 +6,8 @@ use bytemuck::Pod;
 
 use super::memory::{Memory, damaged};
 use super::place::{Place, RINGS, length};
-use super::published::Progress;
-use super::{InSharedMemory, RECORD_HEAD, Ring};
+use super::published::{Progress, Published};
+use super::{AHEAD, InSharedMemory, RECORD_HEAD, Ring};
 use crate::Result;
 use crate::codec::whole::{self, Source};
 use crate::futex::Ordering::*;
@@ -22,6 +22,7 @@ pub struct Reader<'a, L> {
     put_items: u64,
     taken: u32,
     left: bool,
+    drained: bool,
 }
 
 /// The next record, not yet taken.
@@ -44,7 +45,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         let put = Place::from_word(header.readers.put_place.load(Relaxed))
             .ok_or_else(|| damaged("no ring is being written"))?;
         let put_items = header.readers.put_items.load(Relaxed);
-        Ok(Reader { ring, at, items: got.items, put, put_items, taken: 0, left: false })
+        Ok(Reader { ring, at, items: got.items, put, put_items, taken: 0, left: false, drained: false })
     }
 
     /// The next record, if there is one.
@@ -73,12 +74,23 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         if room > length(self.at.ring) || bytes > room.saturating_sub(RECORD_HEAD) {
             return Err(damaged("a record is longer than what was written"));
         }
+        if room > AHEAD {
+            memory.fetch(self.at.ring, self.at.offset + AHEAD, false);
+        }
         Ok(Some(Next { bytes, about, number: self.items }))
+    }
+
+    /// After [`peek`](Self::peek) found nothing: whether nothing will ever come, because the ring is closed.
+    #[inline]
+    pub fn is_drained(&self) -> bool {
+        self.drained
     }
 
     /// Looks how far the writers are.
     fn look(&mut self) -> Result<()> {
-        let (put, _) = self.ring.header().put.read();
+        let (put, word) = self.ring.header().put.read();
+        // What was published when the ring was found closed is all there will ever be.
+        self.drained = Published::says_closed(word) && put.items == self.items;
         self.put = Place::from_word(put.place).ok_or_else(|| damaged("no ring is being written"))?;
         self.put_items = put.items;
         // In this order: a death in between leaves a place that is right for more records than are known.
@@ -110,6 +122,18 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
     pub fn read(&self, next: &Next, skip: u64, bytes: &mut Vec<u8>) -> Result<()> {
         let count = next.bytes.saturating_sub(skip) as usize;
         self.ring.memory.read(self.at.ring, self.at.offset + RECORD_HEAD + skip, count, bytes)
+    }
+
+    /// Fills `bytes` with the first ones of the record that [`peek`](Self::peek) found; it has so many.
+    ///
+    /// # Errors
+    /// As for [`peek`](Self::peek).
+    #[inline]
+    pub fn read_exact(&self, next: &Next, bytes: &mut [u8]) -> Result<()> {
+        if bytes.len() as u64 > next.bytes {
+            return Err(damaged("a record is shorter than what is wanted"));
+        }
+        self.ring.memory.read_exact(self.at.ring, self.at.offset + RECORD_HEAD, bytes)
     }
 
     /// The value in the record that [`peek`](Self::peek) found, if a `T` is a `Vec` of numbers and the record is the encoding

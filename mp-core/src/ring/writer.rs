@@ -5,7 +5,7 @@
 use super::memory::damaged;
 use super::place::{self, Place, RINGS, fitting, length};
 use super::published::Progress;
-use super::{InSharedMemory, RECORD_HEAD, Ring};
+use super::{AHEAD, InSharedMemory, RECORD_HEAD, Ring};
 use crate::futex::Ordering::*;
 use crate::{Error, Result};
 
@@ -71,6 +71,7 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
         let size = (RECORD_HEAD + bytes).next_multiple_of(RECORD_HEAD);
         let at = self.room(size)?;
         let memory = &self.ring.memory;
+        memory.fetch(at.ring, at.offset + AHEAD, true);
         memory.write_head(at.ring, at.offset, [bytes, about])?;
         let mut offset = at.offset + RECORD_HEAD;
         for part in parts {
