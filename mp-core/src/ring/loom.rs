@@ -165,8 +165,8 @@ impl Toy {
 
     fn get(&self, dies: bool) -> Got {
         let _held = self.get_lock.lock().unwrap();
-        let closed = self.put.is_closed();
-        let (put, _) = self.put.read();
+        let (put, word) = self.put.read();
+        let closed = Published::says_closed(word);
         let at = self.got.read_own().items;
         if at == put.items {
             return if closed { Got::Closed } else { Got::Nothing };
