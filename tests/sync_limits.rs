@@ -63,6 +63,28 @@ fn a_limit_for_files_is_an_error_and_no_signal() {
     });
 }
 
+/// A queue is then as long as a file may be.
+#[test]
+fn a_limit_for_files_is_one_for_what_waits_in_a_queue() {
+    alone(|| {
+        limit(Resource::Fsize, 16 << 20);
+        let queue = Queue::<Vec<u8>>::unbounded().expect("a shorter file");
+        let error = queue.put(vec![1; 16 << 20]).expect_err("too long").to_string();
+        assert!(error.contains("queue item") && error.contains(&(8 << 20).to_string()), "{error}");
+        let mut put = 0_u64;
+        while queue.put(vec![put as u8; 1 << 20]).is_ok() {
+            put += 1;
+            assert!(put < 16, "more than the file holds");
+        }
+        assert!(put >= 8, "{put} only");
+        for index in 0..put {
+            assert_eq!(queue.get().expect("an item"), vec![index as u8; 1 << 20]);
+        }
+        queue.put(vec![7; 1 << 20]).expect("room again");
+        assert_eq!(queue.len(), 1);
+    });
+}
+
 /// A message too large for the buffer of a socket goes in a file.
 #[test]
 fn a_limit_for_files_and_large_messages() {

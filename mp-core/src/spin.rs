@@ -3,7 +3,8 @@
 //! What it learned belongs to one process; nothing of it is shared, so no death can disturb it.
 //!
 //! Waking a sleeper on another CPU costs tens of microseconds, so a spin of a few pays when the answer is already on
-//! its way. Where both sides share one CPU it only delays the other side: then there is none at all.
+//! its way. Where both sides share one CPU a spin only delays the other side: then the waiter gives way to it once, and
+//! sleeps if that was in vain.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::hint;
@@ -76,8 +77,9 @@ impl Spin {
         self.until_beside(None, ready)
     }
 
-    /// As [`until`](Self::until), for one who knows whether the one who is waited for runs on another CPU (`apart`): if not,
-    /// it gives way to it first, and does not spin while others want this CPU; if so, it pays even if this thread may run on one CPU only.
+    /// As [`until`](Self::until), for one who knows whether the one who is waited for runs on another CPU (`apart`). If not,
+    /// it gives way to others first, and does not spin while they want this CPU; if so, a spin pays even for a thread that
+    /// may run on one CPU only.
     pub fn until_beside(&self, mut apart: Option<bool>, mut ready: impl FnMut() -> bool) -> bool {
         if ready() {
             return true;

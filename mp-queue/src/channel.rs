@@ -30,8 +30,8 @@ const BATCH: u64 = 64;
 const PATIENCE: u32 = 16;
 const PAUSES: u32 = 64;
 
-/// How long an attempt that does not wait lets another process finish its own.
-const MOMENT: Duration = Duration::from_millis(20);
+/// How long an attempt that does not wait lets another process finish its own, which may have lost its CPU meanwhile.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// How long a call waits.
 #[derive(Clone, Copy)]
@@ -65,9 +65,15 @@ impl Wait {
         }
     }
 
-    /// Takes a lock. Who has it gives it back soon, so an attempt that would not have been in vain gives it that moment.
+    /// Takes a lock. Who has it gives it back soon, so an attempt that would not have been in vain (`matters`) gives it that
+    /// moment, and another one if things went on meanwhile (`progress`).
     #[inline]
-    fn guard(self, lock: &RawLock, matters: impl Fn() -> bool) -> Option<RawGuard<'_>> {
+    fn guard(
+        self,
+        lock: &RawLock,
+        matters: impl Fn() -> bool,
+        progress: impl Fn() -> u64,
+    ) -> Option<RawGuard<'_>> {
         if let Wait::Until(deadline) = self {
             return lock.guard(deadline);
         }
@@ -75,7 +81,15 @@ impl Wait {
         if held.is_some() || matches!(self, Wait::Never) || !matters() {
             return held;
         }
-        lock.guard(Some(Deadline::after(MOMENT)))
+        let mut seen = progress();
+        loop {
+            let held = lock.guard(Some(Deadline::after(MOMENT)));
+            let now = progress();
+            if held.is_some() || now == seen || !matters() {
+                return held;
+            }
+            seen = now;
+        }
     }
 }
 
@@ -213,7 +227,9 @@ impl Channel {
 
     #[inline]
     fn try_put_one(&self, parts: &[&[u8]], wait: Wait) -> Result<()> {
-        let Some(held) = wait.guard(self.ring.put_lock(), || self.may_put()) else { return Err(Error::Full) };
+        let Some(held) = wait.guard(self.ring.put_lock(), || self.may_put(), || self.ring.written()) else {
+            return Err(Error::Full);
+        };
         let mut writer = self.ring.writer(&held)?;
         match writer.stage(parts, 0)? {
             Staged::Yes if writer.publish() => Ok(()),
@@ -284,7 +300,7 @@ impl Channel {
 
     /// Puts as many as there is room for.
     pub fn try_put(&self, parcels: &mut [Parcel<'_>], wait: Wait) -> (usize, Result<()>) {
-        let Some(held) = wait.guard(self.ring.put_lock(), || self.may_put()) else {
+        let Some(held) = wait.guard(self.ring.put_lock(), || self.may_put(), || self.ring.written()) else {
             return (0, Err(Error::Full));
         };
         let mut writer = match self.ring.writer(&held) {
@@ -382,7 +398,9 @@ impl Channel {
         each: &mut impl FnMut(Found<'_>) -> Result<Fate>,
     ) -> Result<()> {
         let matters = || !self.ring.is_empty() || self.ring.is_closed();
-        let Some(held) = wait.guard(self.ring.get_lock(), matters) else { return Err(Error::Empty) };
+        let Some(held) = wait.guard(self.ring.get_lock(), matters, || self.ring.read()) else {
+            return Err(Error::Empty);
+        };
         let mut reader = self.ring.reader(&held)?;
         let mut got = 0;
         while got < most {

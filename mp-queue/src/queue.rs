@@ -229,7 +229,8 @@ impl<T: DeserializeOwned> Queue<T> {
         self.get_within(Wait::Until(None), &())
     }
 
-    /// As [`get`](Self::get), without waiting, but for the moment in which another process gets an item (20 ms at most).
+    /// As [`get`](Self::get), without waiting, but for the moment in which other processes get items: it fails only if there is no
+    /// item, or if a process that is stopped stands in the way for 50 ms.
     ///
     /// # Errors
     /// [`Error::Empty`] if there is no item; otherwise as for [`get`](Self::get).

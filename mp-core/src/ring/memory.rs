@@ -14,17 +14,23 @@ use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_get_seals, fstat, f
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::place::{LONGEST, RINGS, SHORTEST, length};
+use super::place::{RINGS, SHORTEST, length};
 use crate::message::SharedFd;
 use crate::{Error, Result};
 
 /// Bytes before the first ring, for the header.
 pub(super) const HEAD: usize = 1 << SHORTEST;
-const FILE: u64 = 1 << (LONGEST + 1);
+
+/// Length of a file with so many rings.
+fn file_length(rings: usize) -> u64 {
+    1 << (SHORTEST as usize + rings)
+}
 
 pub(super) struct Memory {
     fd: SharedFd,
     head: Piece,
+    /// The file has room for so many rings.
+    count: usize,
     rings: [OnceLock<Piece>; RINGS],
 }
 
@@ -66,11 +72,13 @@ impl Drop for Piece {
 }
 
 impl Memory {
-    /// A new file; all bytes read as zero, and the pages of `head` bytes at its beginning are there.
+    /// A new file, as long as this process may have one; all bytes read as zero, and the pages of `head` bytes at its beginning are there.
     pub fn create(name: &str, head: usize) -> Result<Memory> {
         let failed =
             |source: std::io::Error| Error::io(format!("creating the memory of the queue {name:?}"), source);
-        crate::room::file(FILE as usize).map_err(failed)?;
+        crate::room::file(file_length(1) as usize).map_err(failed)?;
+        let fits = |rings: &usize| crate::room::file(file_length(*rings) as usize).is_ok();
+        let length = file_length((1..=RINGS).rev().find(fits).unwrap_or(1));
         let file = MemfdOptions::new().allow_sealing(true).close_on_exec(true).create(name);
         let file = file.map_err(|error| {
             failed(match error {
@@ -79,7 +87,7 @@ impl Memory {
                 | memfd::Error::GetSeals(source) => source,
             })
         })?;
-        ftruncate(file.as_file(), FILE).map_err(|errno| failed(errno.into()))?;
+        ftruncate(file.as_file(), length).map_err(|errno| failed(errno.into()))?;
         let seals = [FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal];
         file.add_seals(&seals).map_err(|_| failed(Errno::PERM.into()))?;
         let memory = Memory::open(OwnedFd::from(file.into_file()).into())?;
@@ -95,11 +103,16 @@ impl Memory {
             return Err(refuse("its memory is not sealed against shrinking"));
         }
         let status = fstat(&fd).map_err(|errno| Error::io("looking at the memory of a queue", errno))?;
-        if status.st_size as u64 != FILE {
+        let Some(count) = (1..=RINGS).find(|&rings| file_length(rings) == status.st_size as u64) else {
             return Err(refuse("its memory has another length"));
-        }
+        };
         let head = Piece::map(&fd, 0, HEAD)?;
-        Ok(Memory { fd, head, rings: [const { OnceLock::new() }; RINGS] })
+        Ok(Memory { fd, head, count, rings: [const { OnceLock::new() }; RINGS] })
+    }
+
+    /// How many rings there are.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     pub fn fd(&self) -> &SharedFd {
@@ -121,6 +134,9 @@ impl Memory {
 
     #[cold]
     fn map_ring(&self, ring: usize) -> Result<&Piece> {
+        if ring >= self.count {
+            return Err(damaged("a record is behind the end of the file"));
+        }
         let piece = Piece::map(&self.fd, length(ring), length(ring) as usize)?;
         // Another thread may have been faster; then ours goes.
         Ok(self.rings[ring].get_or_init(|| piece))

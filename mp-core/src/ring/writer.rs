@@ -155,12 +155,13 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
             self.reserve(self.at, size)?;
             return Ok(self.at);
         }
-        let fitting = fitting(size).ok_or(Error::TooLong {
+        let rings = self.ring.memory.count();
+        let fitting = fitting(size).filter(|&ring| ring < rings).ok_or(Error::TooLong {
             what: "queue item",
             length: size,
-            limit: length(RINGS - 1),
+            limit: length(rings - 1),
         })?;
-        let longer = (fitting.max(self.at.ring + 1)..RINGS).chain(fitting..RINGS);
+        let longer = (fitting.max(self.at.ring + 1)..rings).chain(fitting..rings);
         match longer.into_iter().find(|&ring| !self.in_chain(ring)) {
             Some(ring) => self.enter(ring, size),
             None => Err(Error::Io {
