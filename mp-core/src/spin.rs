@@ -10,13 +10,15 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::hint;
 use std::time::{Duration, Instant};
 
-/// How long one spin lasts at most.
-const LONGEST: Duration = Duration::from_micros(5);
+/// How long one spin lasts at most: a little longer than it takes to wake a sleeper and get its answer.
+const LONGEST: Duration = Duration::from_micros(20);
+/// After this time it gives way to others between its looks.
+const ALONE_FOR: Duration = Duration::from_micros(5);
 /// How long a new try after some waits without a spin lasts, giving way to others: longer than it takes to wake a sleeper
 /// on another CPU, so that two who wait for each other find back to spinning though neither spins every time.
 const LONGEST_TRY: Duration = Duration::from_micros(100);
-/// Giving way takes less time than this if there is nobody to give way to.
-const ALONE: Duration = Duration::from_nanos(1_000);
+/// Giving way takes less time than this if there is nobody to give way to, even when the kernel has to be fetched from memory.
+const ALONE: Duration = Duration::from_nanos(2_500);
 /// Pauses between two looks at the clock.
 const PAUSES: u32 = 16;
 /// Failures in a row after which spins are left out.
@@ -124,7 +126,7 @@ impl Spin {
             if elapsed >= limit {
                 break;
             }
-            if elapsed >= LONGEST {
+            if elapsed >= ALONE_FOR {
                 std::thread::yield_now();
             }
         }
