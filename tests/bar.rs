@@ -1,4 +1,4 @@
-//! Barriers between processes (BAR-01 to BAR-09), and what becomes of them when parties die or stop (NA-4).
+//! Barriers between processes (BAR-01 to BAR-10), and what becomes of them when parties die or stop (NA-4).
 
 mod common;
 
@@ -325,5 +325,22 @@ fn na_04_a_stopped_party_delays_nobody_and_gets_its_own_answer() {
         barrier.reset();
         signal(libc::SIGCONT);
         assert_eq!(stopped.join().expect("a result"), "Ok(0)");
+    });
+}
+
+/// BAR-10: a child looks at it and repairs it; the manager's are a matter of its own.
+#[test]
+fn bar_10_a_child_reads_the_parties_and_resets() {
+    for_each_method(|context| {
+        let barrier = barrier();
+        barrier.abort();
+        let look = |barrier: Barrier| {
+            barrier.reset();
+            barrier.parties()
+        };
+        let child = context.process(look, (barrier.clone(),)).start().expect("a child");
+        assert_eq!(child.join().expect("a number"), PARTIES);
+        assert_eq!(child.exit_code(), Some(0));
+        assert!(!barrier.broken());
     });
 }

@@ -468,3 +468,29 @@ fn survivors_of_semaphores_go_on() {
         assert!(matches!(one.release(), Err(Error::OverRelease { .. })));
     });
 }
+
+/// LOCK-07: nothing has a name that another program could take, find, or have to remove.
+#[test]
+fn lock_07_nothing_has_a_name() {
+    fn names() -> Vec<std::ffi::OsString> {
+        let entries = std::fs::read_dir("/dev/shm").expect("the folder of named memory");
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names.retain(|name| name.to_string_lossy().contains(&std::process::id().to_string()));
+        names
+    }
+    common::alone(|| {
+        let locks: Vec<_> = (0..5000).map(|_| Lock::new().expect("a lock")).collect();
+        let semaphores: Vec<_> = (0..5000).map(|_| Semaphore::new(1).expect("a semaphore")).collect();
+        assert!(names().is_empty(), "{:?}", names());
+        let mapped = std::fs::read_to_string("/proc/self/maps").expect("the mappings");
+        let shared = mapped.lines().filter(|line| line.contains("-s ") || line.contains("rw-s"));
+        let mut count = 0;
+        for line in shared {
+            assert!(line.ends_with("(deleted)") && line.contains("/memfd:"), "it has a name: {line}");
+            count += 1;
+        }
+        assert!(count > 0, "no shared memory at all");
+        drop((locks, semaphores));
+    });
+}

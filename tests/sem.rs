@@ -246,3 +246,24 @@ fn a_pool_is_throttled() {
         assert_eq!(semaphore.get_value(), 1);
     });
 }
+
+/// SEM-05: taken in a child, given back in the parent; the manager's are a matter of its own.
+#[test]
+fn sem_05_taken_in_a_child_and_given_back_here() {
+    fn hand_over<S: Permits>(context: Context, semaphore: S) {
+        let take = |semaphore: S| semaphore.acquire().expect("a permit").forget();
+        let child = context.process(take, (semaphore.clone(),)).start().expect("a child");
+        child.join().expect("an orderly end");
+        assert_eq!(child.exit_code(), Some(0));
+        // The end of the child did not give it back: it had handed it over.
+        assert_eq!(semaphore.value(), 0);
+        assert!(matches!(semaphore.try_acquire(), Err(Error::WouldBlock { .. })));
+        semaphore.release().expect("given back");
+        assert_eq!(semaphore.value(), 1);
+        drop(semaphore.try_acquire().expect("a permit"));
+    }
+    for_each_method(|context| {
+        hand_over(context, Semaphore::new(1).expect("a semaphore"));
+        hand_over(context, BoundedSemaphore::new(1).expect("a semaphore"));
+    });
+}
