@@ -22,22 +22,19 @@ impl<T: DeserializeOwned> Iterator for Iter<'_, T> {
     type Item = Result<T>;
 
     fn next(&mut self) -> Option<Result<T>> {
-        if self.over {
-            return None;
-        }
-        match self.queue.get() {
-            Err(Error::Closed) => {
-                self.over = true;
-                None
-            }
-            // Damaged memory would give this for ever.
-            Err(error @ Error::Ground(_)) => {
-                self.over = true;
-                Some(Err(error))
-            }
-            item => Some(item),
-        }
+        next(&mut self.over, || self.queue.get())
     }
+}
+
+/// What `get` gives, until the queue is closed and empty; then it is `over`.
+pub(crate) fn next<T>(over: &mut bool, get: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
+    if *over {
+        return None;
+    }
+    let item = get();
+    // Damaged memory would give its error for ever.
+    *over = matches!(item, Err(Error::Closed | Error::Ground(_)));
+    (!matches!(item, Err(Error::Closed))).then_some(item)
 }
 
 impl<T: DeserializeOwned> std::iter::FusedIterator for Iter<'_, T> {}

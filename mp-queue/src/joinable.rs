@@ -9,7 +9,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Wait;
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::iter;
 use crate::ledger::Ledger;
 use crate::queue::Queue;
 
@@ -262,11 +265,7 @@ impl<T: DeserializeOwned> JoinableQueue<T> {
     /// [`task_done`](JoinableQueue::task_done).
     pub fn iter(&self) -> impl Iterator<Item = Result<T>> {
         let mut over = false;
-        std::iter::from_fn(move || {
-            let item = if over { Err(Error::Closed) } else { self.get() };
-            over = matches!(item, Err(Error::Closed | Error::Ground(_)));
-            (!matches!(item, Err(Error::Closed))).then_some(item)
-        })
+        std::iter::from_fn(move || iter::next(&mut over, || self.get()))
     }
 }
 
