@@ -3,11 +3,7 @@
 
 mod common;
 
-use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::task::{Context as TaskContext, Waker};
 use std::time::{Duration, Instant};
 
 use mp_queue::Error;
@@ -16,27 +12,9 @@ use multiprocess::core::message::Message;
 use multiprocess::{Connection, Context, JoinableQueue, Process, Queue, pipe, wait_ready};
 use serde::{Deserialize, Serialize};
 
-use common::{SOON, alone, for_each_method, idle_for, state_of, wait_until, watchdog};
+use common::{SOON, alone, block_on, for_each_method, idle_for, state_of, wait_until, watchdog};
 
 const TENTH: Duration = Duration::from_millis(100);
-
-/// Waits for the result of a future on this thread.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut TaskContext::from_waker(&waker)) {
-            Poll::Ready(result) => return result,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
 
 #[track_caller]
 fn is_full(result: mp_queue::Result<()>, began: Instant, at_least: Duration) {

@@ -3,37 +3,14 @@
 
 mod common;
 
-use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::Duration;
 
 use mp_queue::Error;
 use multiprocess::{Context, JoinableQueue, Lock, Process, Queue, SimpleQueue, wait_ready};
 use serde::{Deserialize, Serialize};
 
-use common::{SOON, alone, for_each_method, state_of, wait_until, watchdog};
-
-/// Waits for the result of a future on this thread.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut TaskContext::from_waker(&waker)) {
-            Poll::Ready(result) => return result,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
+use common::{SOON, alone, block_on, for_each_method, state_of, wait_until, watchdog};
 
 /// Panics where 1 is encoded and where 2 is decoded; 3 cannot be decoded. What is behind it goes with it.
 #[derive(Debug, PartialEq)]

@@ -5,9 +5,8 @@ mod common;
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context as Task, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::task::{Context as Task, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use multiprocess::core::connection::{Connection, pipe};
@@ -17,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use common::{NOTICED, SOON, for_each_method, is_running, kill, sleep_for_ever, wait_until};
+use common::{NOTICED, block_on, for_each_method, is_running, kill, sleep_for_ever, wait_until};
 
 /// Runs the scenario once per start method, in a child: the thread that serves async waits lives as long as its process. Children
 /// have to be started before the first wait, as a process with two threads is not forked.
@@ -28,25 +27,6 @@ fn in_children<F: Fn(Context) + Copy + Send + 'static>(scenario: F) {
         let child = context.process(run, (context.start_method(),)).start().expect("a child");
         child.join().unwrap_or_else(|error| panic!("{error:#}"));
     });
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Task::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park_timeout(SOON),
-        }
-    }
 }
 
 /// A child that does `hold`, says so, and stays until it is killed.

@@ -7,11 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::Future;
 use std::io::Write;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use multiprocess as mp;
@@ -22,6 +27,24 @@ pub const SOON: Duration = Duration::from_secs(30);
 
 /// How long a test may take before the watchdog ends it.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits for the result of a future on this thread.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut TaskContext::from_waker(&waker)) {
+            Poll::Ready(result) => return result,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
 
 /// Ends the test process, naming the test, if it is not dropped in time. Holds a thread.
 #[must_use = "a watchdog watches until it is dropped"]
