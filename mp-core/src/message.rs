@@ -34,7 +34,11 @@ pub type SharedFd = Arc<OwnedFd>;
 /// The descriptors of one message, in the order in which its handles name them, and what to undo if it is
 /// never sent.
 #[derive(Default)]
-pub struct Fds {
+// Most messages carry none: then there is nothing to make and nothing to drop.
+pub struct Fds(Option<Box<Carried>>);
+
+#[derive(Default)]
+struct Carried {
     slots: Vec<Slot>,
     on_unsent: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -53,26 +57,41 @@ enum Slot {
 impl Fds {
     /// An empty table; allocates nothing.
     pub const fn new() -> Fds {
-        Fds { slots: Vec::new(), on_unsent: Vec::new() }
+        Fds(None)
+    }
+
+    fn carried(&mut self) -> &mut Carried {
+        self.0.get_or_insert_default()
+    }
+
+    fn slots(&self) -> &[Slot] {
+        self.0.as_ref().map_or(&[], |carried| &carried.slots)
     }
 
     /// The table of a message that arrived.
     pub fn received(fds: impl IntoIterator<Item = OwnedFd>) -> Fds {
-        Fds { slots: fds.into_iter().map(|fd| Slot::Own(fd.into())).collect(), on_unsent: Vec::new() }
+        let slots: Vec<Slot> = fds.into_iter().map(|fd| Slot::Own(fd.into())).collect();
+        if slots.is_empty() {
+            Fds::new()
+        } else {
+            Fds(Some(Box::new(Carried { slots, on_unsent: Vec::new() })))
+        }
     }
 
     /// Puts in a descriptor for one handle; returns the index that the handle encodes.
     pub fn attach(&mut self, fd: SharedFd) -> u32 {
-        self.slots.push(Slot::Own(fd));
-        (self.slots.len() - 1) as u32
+        let slots = &mut self.carried().slots;
+        slots.push(Slot::Own(fd));
+        (slots.len() - 1) as u32
     }
 
     /// Puts in a descriptor that several handles of one message may mean: the same `Arc` is put in once.
     pub fn attach_shared(&mut self, fd: &SharedFd) -> u32 {
         let known = |slot: &Slot| matches!(slot, Slot::Shared(other) if Arc::ptr_eq(fd, other));
-        let index = self.slots.iter().rposition(known).unwrap_or_else(|| {
-            self.slots.push(Slot::Shared(fd.clone()));
-            self.slots.len() - 1
+        let slots = &mut self.carried().slots;
+        let index = slots.iter().rposition(known).unwrap_or_else(|| {
+            slots.push(Slot::Shared(fd.clone()));
+            slots.len() - 1
         });
         index as u32
     }
@@ -85,7 +104,7 @@ impl Fds {
     /// Registers how to give back what a handle took for its journey, should the message never be sent or
     /// decoded.
     pub fn on_unsent(&mut self, undo: impl FnOnce() + Send + 'static) {
-        self.on_unsent.push(Box::new(undo));
+        self.carried().on_unsent.push(Box::new(undo));
     }
 
     /// Takes the descriptor at `index` for a handle named `what`, which owns it from now on.
@@ -94,9 +113,7 @@ impl Fds {
     /// outside the table and for one that was taken before.
     pub fn take(&mut self, index: u32, what: &'static str) -> Result<OwnedFd> {
         let fd = self.share(index, what)?;
-        if let Some(slot) = self.slots.get_mut(index as usize) {
-            *slot = Slot::Taken;
-        }
+        *self.slot(index, what)? = Slot::Taken;
         Arc::try_unwrap(fd).or_else(|fd| {
             let duplicate = fd.as_fd().try_clone_to_owned();
             duplicate.map_err(|error| Error::io(format!("duplicating the descriptor of a {what}"), error))
@@ -130,30 +147,31 @@ impl Fds {
     }
 
     fn slot(&mut self, index: u32, what: &'static str) -> Result<&mut Slot> {
-        let count = self.slots.len();
+        let slots = self.0.as_mut().map_or(&mut [][..], |carried| &mut carried.slots);
+        let count = slots.len();
         let outside = || wrong(what, format!("it names descriptor {index} of a message with {count}"));
-        self.slots.get_mut(index as usize).ok_or_else(outside)
+        slots.get_mut(index as usize).ok_or_else(outside)
     }
 
     /// Number of descriptors, taken ones included.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.slots().len()
     }
 
     /// Whether there are no descriptors, and nothing to undo.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.slots.is_empty() && self.on_unsent.is_empty()
+        self.0.as_ref().is_none_or(|carried| carried.slots.is_empty() && carried.on_unsent.is_empty())
     }
 
     /// Whether there are no descriptors.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.slots().is_empty()
     }
 
     /// The descriptors that are still there, in order; for whoever sends the message.
     pub fn iter(&self) -> impl Iterator<Item = &SharedFd> {
-        self.slots.iter().filter_map(|slot| match slot {
+        self.slots().iter().filter_map(|slot| match slot {
             Slot::Own(fd) | Slot::Shared(fd) => Some(fd),
             Slot::Mapped(segment) => Some(segment.shared_fd()),
             Slot::Taken => None,
@@ -162,18 +180,22 @@ impl Fds {
 
     /// The message has left, or was decoded: what it carried belongs to the receiver, nothing is undone.
     pub fn delivered(&mut self) {
-        self.on_unsent.clear();
+        if let Some(carried) = &mut self.0 {
+            carried.on_unsent.clear();
+        }
     }
 
     /// Takes back everything that was attached after the table had `mark` entries; for a value whose encoding
     /// failed.
     pub(crate) fn truncate(&mut self, mark: Mark) {
-        self.slots.truncate(mark.slots);
-        self.on_unsent.drain(mark.on_unsent.min(self.on_unsent.len())..).for_each(|undo| undo());
+        let Some(carried) = &mut self.0 else { return };
+        carried.slots.truncate(mark.slots);
+        carried.undo(mark.on_unsent);
     }
 
     pub(crate) fn mark(&self) -> Mark {
-        Mark { slots: self.slots.len(), on_unsent: self.on_unsent.len() }
+        let on_unsent = self.0.as_ref().map_or(0, |carried| carried.on_unsent.len());
+        Mark { slots: self.len(), on_unsent }
     }
 }
 
@@ -184,12 +206,16 @@ pub(crate) struct Mark {
     on_unsent: usize,
 }
 
-impl Drop for Fds {
-    #[inline]
+impl Carried {
+    /// Undoes all but the first `keep`.
+    fn undo(&mut self, keep: usize) {
+        self.on_unsent.drain(keep.min(self.on_unsent.len())..).for_each(|undo| undo());
+    }
+}
+
+impl Drop for Carried {
     fn drop(&mut self) {
-        if !self.on_unsent.is_empty() {
-            self.on_unsent.drain(..).for_each(|undo| undo());
-        }
+        self.undo(0);
     }
 }
 
