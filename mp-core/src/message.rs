@@ -193,6 +193,7 @@ impl Fds {
         carried.undo(mark.on_unsent);
     }
 
+    #[inline]
     pub(crate) fn mark(&self) -> Mark {
         let on_unsent = self.0.as_ref().map_or(0, |carried| carried.on_unsent.len());
         Mark { slots: self.len(), on_unsent }

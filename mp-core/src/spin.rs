@@ -19,12 +19,16 @@ const ALONE_FOR: Duration = Duration::from_micros(5);
 const LONGEST_TRY: Duration = Duration::from_micros(100);
 /// Giving way takes less time than this if there is nobody to give way to, even when the kernel has to be fetched from memory.
 const ALONE: Duration = Duration::from_nanos(2_500);
+/// One in so many times that it gives way, it looks how long that takes.
+const TIMED: u32 = 8;
 /// Pauses between two looks at the clock.
 const PAUSES: u32 = 16;
 /// Failures in a row after which spins are left out.
 const PATIENCE: u32 = 8;
 /// Waits without a spin after the first loss of patience; doubled each time up to [`MOST_SKIPPED`].
 const FIRST_SKIPPED: u32 = 32;
+/// The same after giving way took long: one such wait in a hundred is enough.
+const FIRST_SKIPPED_BESIDE: u32 = 128;
 const MOST_SKIPPED: u32 = 1024;
 
 /// Spins for a few microseconds while that pays, and not at all while it does not.
@@ -46,7 +50,9 @@ pub struct Spin {
     trying: AtomicBool,
     /// Waits still to go without giving way to one on the same CPU, and how often that was in vain.
     skip_beside: AtomicU32,
-    failures_beside: AtomicU32,
+    skipped_beside: AtomicU32,
+    /// How often it gave way.
+    rounds_beside: AtomicU32,
 }
 
 /// What came of giving way.
@@ -68,7 +74,8 @@ impl Spin {
             skipped: AtomicU32::new(0),
             trying: AtomicBool::new(false),
             skip_beside: AtomicU32::new(0),
-            failures_beside: AtomicU32::new(0),
+            skipped_beside: AtomicU32::new(0),
+            rounds_beside: AtomicU32::new(0),
         }
     }
 
@@ -146,22 +153,27 @@ impl Spin {
             self.skip_beside.store(skip - 1, Relaxed);
             return Way::Taken;
         }
-        let start = Instant::now();
+        // To look at the clock takes as long as all the rest: while this pays, it is left out mostly.
+        let round = self.rounds_beside.load(Relaxed);
+        let start = round.is_multiple_of(TIMED).then(Instant::now);
         std::thread::yield_now();
-        let (elapsed, ready) = (start.elapsed(), ready());
-        if elapsed < LONGEST_TRY && (ready || elapsed < ALONE) {
-            if self.failures_beside.load(Relaxed) != 0 {
-                self.failures_beside.store(0, Relaxed);
-            }
-            return if ready { Way::Ready } else { Way::Free };
-        }
-        let failures = self.failures_beside.load(Relaxed) + 1;
-        self.failures_beside.store(failures.min(PATIENCE), Relaxed);
+        let (ready, elapsed) = (ready(), start.map(|start| start.elapsed()));
+        // What was in vain is looked at next time.
+        self.rounds_beside.store(if ready || elapsed.is_some() { round.wrapping_add(1) } else { 0 }, Relaxed);
+        let Some(elapsed) = elapsed else { return if ready { Way::Ready } else { Way::Taken } };
         // Others who have nothing to do with this run for long: whoever sleeps and is woken comes before them.
-        if elapsed >= LONGEST_TRY || failures >= PATIENCE {
-            self.skip_beside.store(MOST_SKIPPED, Relaxed);
+        if elapsed >= LONGEST_TRY {
+            let skipped = (self.skipped_beside.load(Relaxed) * 2).clamp(FIRST_SKIPPED_BESIDE, MOST_SKIPPED);
+            self.skipped_beside.store(skipped, Relaxed);
+            self.skip_beside.store(skipped, Relaxed);
+        } else if self.skipped_beside.load(Relaxed) != 0 {
+            self.skipped_beside.store(0, Relaxed);
         }
-        if ready { Way::Ready } else { Way::Taken }
+        match ready {
+            true => Way::Ready,
+            false if elapsed < ALONE => Way::Free,
+            false => Way::Taken,
+        }
     }
 
     /// Leaves out the next spins; the one after them is a single try, and its failure gives up again.

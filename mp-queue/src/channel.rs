@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mp_core::deadline::Deadline;
 use mp_core::message::{Fds, SharedFd};
-use mp_core::ring::{Next, Reader, Ring, Staged};
+use mp_core::ring::{Doze, Next, Reader, Ring, Staged};
 use mp_core::spin::Spin;
 use mp_sync::{RawGuard, RawLock};
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,15 @@ impl Wait {
             Wait::Never | Wait::Not => Some(Deadline::now()),
             Wait::Until(deadline) => deadline,
         }
+    }
+
+    /// Sleeps until the other side does something, or it is over, or for a slice.
+    #[inline]
+    fn sleep(self, doze: &Doze<'_>) {
+        match self.deadline() {
+            None => doze.sleep_for(SLICE),
+            deadline => doze.sleep(Some(Deadline::within(deadline, SLICE))),
+        };
     }
 
     /// Takes a lock. Who has it gives it back soon, so an attempt that would not have been in vain (`matters`) gives it that
@@ -269,7 +278,7 @@ impl Channel {
             false
         });
         if !spun {
-            doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
+            wait.sleep(&doze);
         }
         Ok(())
     }
@@ -290,7 +299,7 @@ impl Channel {
                         return (done, Err(Error::Full));
                     }
                     if !self.local.put.until_beside(self.ring.is_apart(true), || doze.is_over()) {
-                        doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
+                        wait.sleep(&doze);
                     }
                 }
                 (put, result) => return (done + put, result),
@@ -376,14 +385,11 @@ impl Channel {
         if wait.is_over() {
             return Err(Error::Empty);
         }
-        let doze = self.ring.doze_until_put();
-        if !self.ring.is_empty() || self.ring.is_closed() {
-            return Ok(());
-        }
+        let Some(doze) = self.ring.doze_if_empty() else { return Ok(()) };
         if self.local.get.until_beside(self.ring.is_apart(false), || doze.is_over()) {
             self.local.linger.wait(|| doze.count());
         } else {
-            doze.sleep(Some(Deadline::within(wait.deadline(), SLICE)));
+            wait.sleep(&doze);
         }
         Ok(())
     }

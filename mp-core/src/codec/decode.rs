@@ -82,19 +82,28 @@ impl<'de, 'f> Decoder<'de, 'f> {
         self.array().map(|[marker]| marker)
     }
 
-    /// The unsigned number that stands here, if one does and nine bytes are left: without a look at what else it may be.
+    /// The unsigned number that stands here, if one does: without a look at what else it may be.
     #[inline]
     fn unsigned(&mut self) -> Option<u64> {
-        let ([marker, bytes @ ..], _) = self.input.split_first_chunk::<9>()?;
-        let (number, length) = match *marker {
-            0x00..=0x7f => (u64::from(*marker), 0),
-            0xcc..=0xcf => {
-                let length = 1 << (*marker - 0xcc);
-                (u64::from_be_bytes(*bytes) >> (64 - 8 * length), length)
-            }
-            _ => return None,
+        let (&marker, rest) = self.input.split_first()?;
+        if marker > 0x7f {
+            return self.long_unsigned();
+        }
+        self.input = rest;
+        Some(marker.into())
+    }
+
+    #[inline(never)]
+    fn long_unsigned(&mut self) -> Option<u64> {
+        let (&marker, rest) = self.input.split_first()?;
+        let 0xcc..=0xcf = marker else { return None };
+        let length = 1 << (marker - 0xcc);
+        let (bytes, behind) = rest.split_at_checked(length)?;
+        let number = match rest.first_chunk() {
+            Some(eight) => u64::from_be_bytes(*eight) >> (64 - 8 * length),
+            None => bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)),
         };
-        self.input = &self.input[1 + length..];
+        self.input = behind;
         Some(number)
     }
 

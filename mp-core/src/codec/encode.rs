@@ -87,6 +87,24 @@ impl<'a> Encoder<'a> {
         }
     }
 
+    /// A number above 127, as short as rmp-serde writes it, but in one piece.
+    #[inline(never)]
+    fn unsigned(&mut self, value: u64) {
+        let log: u8 = match value {
+            0..=0xff => 0,
+            0x100..=0xffff => 1,
+            0x1_0000..=0xffff_ffff => 2,
+            _ => 3,
+        };
+        let length = 1 << log;
+        let mut piece = [0xcc | log; 9];
+        piece[1..].copy_from_slice(&(value << (64 - 8 * length)).to_be_bytes());
+        let bytes = self.bytes();
+        let end = bytes.len() + 1 + length;
+        bytes.extend_from_slice(&piece);
+        bytes.truncate(end);
+    }
+
     #[inline]
     fn lane(&mut self, code: lane::Code, data: &[u8]) {
         self.bytes().extend_from_slice(lane::Header::new(code, data.len()).as_bytes());
@@ -158,6 +176,20 @@ macro_rules! scalars {
     )*};
 }
 
+macro_rules! integers {
+    ($($method:ident($number:ty))*) => {$(
+        #[inline]
+        fn $method(self, value: $number) -> Result<(), Error> {
+            match u64::try_from(value) {
+                Ok(value @ 0..=0x7f) => self.bytes().push(value as u8),
+                Ok(value) => self.unsigned(value),
+                Err(_) => return (&mut self.scalars).$method(value),
+            }
+            Ok(())
+        }
+    )*};
+}
+
 impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
     type Ok = ();
     type Error = Error;
@@ -171,23 +203,16 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
 
     scalars! {
         serialize_bool(bool) serialize_char(char) serialize_f32(f32) serialize_f64(f64)
-        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64) serialize_i128(i128)
-        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u128(u128)
+        serialize_i128(i128) serialize_u128(u128)
+    }
+
+    integers! {
+        serialize_u8(u8) serialize_u16(u16) serialize_u32(u32) serialize_u64(u64)
+        serialize_i8(i8) serialize_i16(i16) serialize_i32(i32) serialize_i64(i64)
     }
 
     fn is_human_readable(&self) -> bool {
         false
-    }
-
-    #[inline]
-    fn serialize_u64(self, value: u64) -> Result<(), Error> {
-        if value <= u32::MAX.into() {
-            return (&mut self.scalars).serialize_u64(value);
-        }
-        // In one piece.
-        let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
-        self.bytes().extend([0xcf, a, b, c, d, e, f, g, h]);
-        Ok(())
     }
 
     #[inline]

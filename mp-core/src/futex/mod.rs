@@ -7,6 +7,8 @@
 //! With `--cfg loom` the same names are loom's atomics and a model of the futex, so that algorithms written over this
 //! module are explored in all their interleavings.
 
+use std::time::Duration;
+
 use crate::deadline::Deadline;
 
 #[cfg(loom)]
@@ -54,6 +56,23 @@ pub enum WaitResult {
 /// ```
 pub fn wait(word: &AtomicU32, expected: u32, deadline: Option<Deadline>) -> WaitResult {
     system::wait(word, expected, deadline)
+}
+
+/// As [`wait`], for at most so long: for waits that look around now and then, as it needs no clock to begin with. A signal may
+/// end it.
+///
+/// ```
+/// # #[cfg(not(loom))] {
+/// use mp_core::futex::{AtomicU32, WaitResult, wait_for};
+/// use std::time::Duration;
+///
+/// let word = AtomicU32::new(7);
+/// assert_eq!(wait_for(&word, 8, Duration::from_secs(9)), WaitResult::Changed);
+/// assert_eq!(wait_for(&word, 7, Duration::from_millis(1)), WaitResult::TimedOut);
+/// # }
+/// ```
+pub fn wait_for(word: &AtomicU32, expected: u32, most: Duration) -> WaitResult {
+    system::wait_for(word, expected, most)
 }
 
 /// How many words [`wait_any`] takes.

@@ -9,6 +9,8 @@ pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 
 use core::sync::atomic::Ordering::Relaxed;
 
+use std::time::Duration;
+
 use loom::sync::{Condvar, Mutex};
 
 use super::{AnyResult, WaitResult};
@@ -43,6 +45,10 @@ pub(super) fn wait(word: &AtomicU32, expected: u32, deadline: Option<Deadline>) 
         guard = changed.wait(guard).unwrap();
     }
     WaitResult::Woken
+}
+
+pub(super) fn wait_for(word: &AtomicU32, expected: u32, _: Duration) -> WaitResult {
+    wait(word, expected, Some(Deadline::FAR))
 }
 
 pub(super) fn wake(word: &AtomicU32, n: u32) -> usize {

@@ -37,6 +37,16 @@ pub(super) fn wait(word: &AtomicU32, expected: u32, deadline: Option<Deadline>) 
     }
 }
 
+pub(super) fn wait_for(word: &AtomicU32, expected: u32, most: Duration) -> WaitResult {
+    let Ok(timeout) = most.try_into() else { return wait(word, expected, None) };
+    match futex::wait(word, futex::Flags::empty(), expected, Some(&timeout)) {
+        Ok(()) | Err(Errno::INTR) => WaitResult::Woken,
+        Err(Errno::AGAIN) => WaitResult::Changed,
+        Err(Errno::TIMEDOUT) => WaitResult::TimedOut,
+        Err(_) => wait(word, expected, Some(Deadline::after(most))),
+    }
+}
+
 pub(super) fn wake(word: &AtomicU32, n: u32) -> usize {
     // The kernel wakes one even if none was asked for.
     if n == 0 {

@@ -35,12 +35,12 @@ pub(super) struct Memory {
 }
 
 /// One mapped piece of the file; its length is a power of two.
-struct Piece {
+pub(super) struct Piece {
     start: NonNull<u8>,
     length: usize,
 }
 
-// SAFETY: plain memory whose address means the same on every thread; see `Memory::write`.
+// SAFETY: plain memory whose address means the same on every thread; see `Piece::write`.
 unsafe impl Send for Piece {}
 // SAFETY: as above.
 unsafe impl Sync for Piece {}
@@ -124,8 +124,9 @@ impl Memory {
         self.head.start
     }
 
+    /// The piece that is a ring.
     #[inline]
-    fn ring(&self, ring: usize) -> Result<&Piece> {
+    pub fn ring(&self, ring: usize) -> Result<&Piece> {
         match self.rings[ring].get() {
             Some(piece) => Ok(piece),
             None => self.map_ring(ring),
@@ -165,20 +166,27 @@ impl Memory {
             }
         }
     }
+}
+
+impl Piece {
+    /// Where in the mapping an offset lies.
+    #[inline]
+    fn at(&self, offset: u64) -> usize {
+        offset as usize & (self.length - 1)
+    }
 
     /// Copies `bytes` into a ring, round its end. The caller has the writers' lock and these pages are reserved.
     #[inline]
-    pub fn write(&self, ring: usize, offset: u64, bytes: &[u8]) -> Result<()> {
-        let piece = self.ring(ring)?;
-        let at = offset as usize & (piece.length - 1);
-        let first = bytes.len().min(piece.length - at);
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let at = self.at(offset);
+        let first = bytes.len().min(self.length - at);
         if bytes.len() - first > at {
             return Err(damaged("a record is longer than its ring"));
         }
         // SAFETY: both parts lie within the mapping: `first` ends at its end at the latest, the rest before `at`. Nobody
         // reads these bytes before they are published, and nobody else writes them: the caller has the lock.
         unsafe {
-            let to = piece.start.as_ptr();
+            let to = self.start.as_ptr();
             to.add(at).copy_from_nonoverlapping(bytes.as_ptr(), first);
             if first < bytes.len() {
                 to.copy_from_nonoverlapping(bytes.as_ptr().add(first), bytes.len() - first);
@@ -190,7 +198,7 @@ impl Memory {
     /// Appends `count` bytes of a ring to `numbers`, round its end, or as many as make whole numbers. The caller has the
     /// readers' lock, and they are published.
     #[inline]
-    pub fn read<N: Pod>(&self, ring: usize, offset: u64, count: usize, numbers: &mut Vec<N>) -> Result<()> {
+    pub fn read<N: Pod>(&self, offset: u64, count: usize, numbers: &mut Vec<N>) -> Result<()> {
         let more = count.checked_div(size_of::<N>()).unwrap_or(0);
         if numbers.capacity() - numbers.len() < more && numbers.try_reserve(more).is_err() {
             return Err(no_memory(count));
@@ -201,7 +209,7 @@ impl Memory {
         let bytes = unsafe {
             std::slice::from_raw_parts_mut(room.as_mut_ptr().cast::<MaybeUninit<u8>>(), size_of_val(room))
         };
-        self.fill(ring, offset, bytes)?;
+        self.fill(offset, bytes)?;
         // SAFETY: there is room for so many, all their bytes were filled, and any bytes make an `N: Pod`.
         unsafe { numbers.set_len(numbers.len() + more) };
         Ok(())
@@ -209,28 +217,27 @@ impl Memory {
 
     /// Fills all of `bytes` from a ring; as [`read`](Self::read).
     #[inline]
-    pub fn read_exact(&self, ring: usize, offset: u64, bytes: &mut [u8]) -> Result<()> {
+    pub fn read_exact(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
         // SAFETY: initialised memory stays so: it is only overwritten with bytes.
         let bytes = unsafe {
             std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast::<MaybeUninit<u8>>(), bytes.len())
         };
-        self.fill(ring, offset, bytes)
+        self.fill(offset, bytes)
     }
 
     /// Writes every one of `bytes`, unless it fails.
     #[inline]
-    fn fill(&self, ring: usize, offset: u64, bytes: &mut [MaybeUninit<u8>]) -> Result<()> {
-        let piece = self.ring(ring)?;
-        let at = offset as usize & (piece.length - 1);
+    fn fill(&self, offset: u64, bytes: &mut [MaybeUninit<u8>]) -> Result<()> {
+        let at = self.at(offset);
         let count = bytes.len();
-        if count > piece.length {
+        if count > self.length {
             return Err(damaged("a record is longer than its ring"));
         }
-        let first = count.min(piece.length - at);
+        let first = count.min(self.length - at);
         // SAFETY: both parts lie within the mapping, and `bytes` has room for them. Nobody writes these bytes: they are
         // published and not yet taken, and the caller alone may take them.
         unsafe {
-            let from = piece.start.as_ptr();
+            let from = self.start.as_ptr();
             let to = bytes.as_mut_ptr().cast::<u8>();
             to.copy_from_nonoverlapping(from.add(at), first);
             if first < count {
@@ -242,21 +249,18 @@ impl Memory {
 
     /// The sixteen bytes at `offset`, a multiple of sixteen, as two numbers.
     #[inline]
-    pub fn read_head(&self, ring: usize, offset: u64) -> Result<[u64; 2]> {
-        let piece = self.ring(ring)?;
-        let at = offset as usize & (piece.length - 1) & !15;
+    pub fn read_head(&self, offset: u64) -> [u64; 2] {
+        let at = self.at(offset) & !15;
         // SAFETY: aligned and within the mapping, whose length is a power of two above sixteen; bytes as in `read`.
-        Ok(unsafe { piece.start.as_ptr().add(at).cast::<[u64; 2]>().read_volatile() })
+        unsafe { self.start.as_ptr().add(at).cast::<[u64; 2]>().read_volatile() }
     }
 
     /// Fetches the memory at `offset` for one who will write it soon (`write`), or read it: it takes some time to come from
     /// another CPU, and so it comes while other things are done.
     #[inline]
-    pub fn fetch(&self, ring: usize, offset: u64, write: bool) {
-        let Some(piece) = self.rings[ring].get() else { return };
-        let at = offset as usize & (piece.length - 1);
-        // SAFETY: within the mapping, whose length is a power of two.
-        let at = unsafe { piece.start.as_ptr().add(at) };
+    pub fn fetch(&self, offset: u64, write: bool) {
+        // SAFETY: within the mapping.
+        let at = unsafe { self.start.as_ptr().add(self.at(offset)) };
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
@@ -274,12 +278,10 @@ impl Memory {
 
     /// Writes the sixteen bytes at `offset`, a multiple of sixteen; as [`write`](Self::write).
     #[inline]
-    pub fn write_head(&self, ring: usize, offset: u64, head: [u64; 2]) -> Result<()> {
-        let piece = self.ring(ring)?;
-        let at = offset as usize & (piece.length - 1) & !15;
+    pub fn write_head(&self, offset: u64, head: [u64; 2]) {
+        let at = self.at(offset) & !15;
         // SAFETY: as in `read_head` and `write`.
-        unsafe { piece.start.as_ptr().add(at).cast::<[u64; 2]>().write_volatile(head) };
-        Ok(())
+        unsafe { self.start.as_ptr().add(at).cast::<[u64; 2]>().write_volatile(head) };
     }
 }
 

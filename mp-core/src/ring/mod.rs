@@ -33,6 +33,7 @@ mod tests;
 use std::fmt;
 use std::mem::size_of;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -117,6 +118,11 @@ struct ReadersNotes {
     put_place: AtomicU64,
 }
 
+#[cold]
+fn another_lock() -> Error {
+    Error::Invalid { what: "guard", reason: "it belongs to another lock".into() }
+}
+
 impl<L: InSharedMemory> Ring<L> {
     /// A new, empty ring for at most `limit` records at a time; `name` shows up in `/proc` and in errors only.
     ///
@@ -184,7 +190,7 @@ impl<L: InSharedMemory> Ring<L> {
         if held.address() == (lock as *const L).cast() {
             return Ok(());
         }
-        Err(Error::Invalid { what: "guard", reason: "it belongs to another lock".into() })
+        Err(another_lock())
     }
 
     /// How many records are in it.
@@ -279,8 +285,17 @@ impl<L: InSharedMemory> Ring<L> {
     }
 
     /// What a reader who found nothing sleeps on: call before looking, sleep with [`Doze::sleep`] if there was nothing.
+    #[inline]
     pub fn doze_until_put(&self) -> Doze<'_> {
         Doze::new(&self.header().put)
+    }
+
+    /// As [`doze_until_put`](Self::doze_until_put), with the look: none if there is a record, or the ring is closed.
+    #[inline]
+    pub fn doze_if_empty(&self) -> Option<Doze<'_>> {
+        let doze = self.doze_until_put();
+        let got = self.header().got.read().0.items;
+        (doze.items == got && !Published::says_closed(doze.word)).then_some(doze)
     }
 
     /// What a writer who found no room sleeps on; as [`doze_until_put`](Self::doze_until_put).
@@ -298,6 +313,7 @@ pub struct Doze<'a> {
 }
 
 impl<'a> Doze<'a> {
+    #[inline]
     fn new(side: &'a Published) -> Doze<'a> {
         let turn = side.now();
         let (progress, word) = side.read();
@@ -316,8 +332,18 @@ impl<'a> Doze<'a> {
 
     /// Sleeps until the other side does something, or the deadline; it may also end without a cause.
     pub fn sleep(&self, until: Option<Deadline>) -> WaitResult {
+        self.sleep_by(|turn, seen| futex::wait(turn, seen, until))
+    }
+
+    /// As [`sleep`](Self::sleep), for at most so long.
+    pub fn sleep_for(&self, most: Duration) -> WaitResult {
+        self.sleep_by(|turn, seen| futex::wait_for(turn, seen, most))
+    }
+
+    #[inline]
+    fn sleep_by(&self, sleep: impl FnOnce(&AtomicU32, u32) -> WaitResult) -> WaitResult {
         let Some(turn) = self.announce() else { return WaitResult::Changed };
-        let result = futex::wait(self.side.turn(), turn, until);
+        let result = sleep(self.side.turn(), turn);
         if result == WaitResult::Woken {
             self.side.awake(self.word);
         }

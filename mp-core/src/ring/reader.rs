@@ -4,7 +4,7 @@
 
 use bytemuck::Pod;
 
-use super::memory::{Memory, damaged};
+use super::memory::{Piece, damaged};
 use super::place::{Place, RINGS, length};
 use super::published::{Progress, Published};
 use super::{AHEAD, InSharedMemory, RECORD_HEAD, Ring};
@@ -63,8 +63,8 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         if self.at.ring != self.put.ring {
             self.change_over()?;
         }
-        let memory = &self.ring.memory;
-        let [bytes, about] = memory.read_head(self.at.ring, self.at.offset)?;
+        let piece = self.piece()?;
+        let [bytes, about] = piece.read_head(self.at.offset);
         let end = if self.at.ring == self.put.ring {
             self.put.offset
         } else {
@@ -75,7 +75,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
             return Err(damaged("a record is longer than what was written"));
         }
         if room > AHEAD {
-            memory.fetch(self.at.ring, self.at.offset + AHEAD, false);
+            piece.fetch(self.at.offset + AHEAD, false);
         }
         Ok(Some(Next { bytes, about, number: self.items }))
     }
@@ -84,6 +84,12 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
     #[inline]
     pub fn is_drained(&self) -> bool {
         self.drained
+    }
+
+    /// Where the next record is.
+    #[inline]
+    fn piece(&self) -> Result<&'a Piece> {
+        self.ring.memory.ring(self.at.ring)
     }
 
     /// Looks how far the writers are.
@@ -121,7 +127,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
     #[inline]
     pub fn read(&self, next: &Next, skip: u64, bytes: &mut Vec<u8>) -> Result<()> {
         let count = next.bytes.saturating_sub(skip) as usize;
-        self.ring.memory.read(self.at.ring, self.at.offset + RECORD_HEAD + skip, count, bytes)
+        self.piece()?.read(self.at.offset + RECORD_HEAD + skip, count, bytes)
     }
 
     /// Fills `bytes` with the first ones of the record that [`peek`](Self::peek) found; it has so many.
@@ -133,7 +139,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         if bytes.len() as u64 > next.bytes {
             return Err(damaged("a record is shorter than what is wanted"));
         }
-        self.ring.memory.read_exact(self.at.ring, self.at.offset + RECORD_HEAD, bytes)
+        self.piece()?.read_exact(self.at.offset + RECORD_HEAD, bytes)
     }
 
     /// The value in the record that [`peek`](Self::peek) found, if a `T` is a `Vec` of numbers and the record is the encoding
@@ -143,7 +149,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
     /// As for [`read`](Self::read).
     #[inline]
     pub fn read_whole<T>(&self, next: &Next) -> Result<Option<T>> {
-        let record = Record { memory: &self.ring.memory, at: self.at, bytes: next.bytes };
+        let record = Record { piece: self.piece()?, begin: self.at.offset + RECORD_HEAD, bytes: next.bytes };
         whole::join(next.bytes, &record)
     }
 
@@ -186,22 +192,22 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
 
 /// The bytes of a record.
 struct Record<'a> {
-    memory: &'a Memory,
-    at: Place,
+    piece: &'a Piece,
+    begin: u64,
     bytes: u64,
 }
 
 impl Source for Record<'_> {
     #[inline]
     fn begin(&self, bytes: &mut [u8]) -> Result<()> {
-        self.memory.read_exact(self.at.ring, self.at.offset + RECORD_HEAD, bytes)
+        self.piece.read_exact(self.begin, bytes)
     }
 
     #[inline]
     fn rest<N: Pod>(&self, skip: usize) -> Result<Vec<N>> {
         let (skip, mut numbers) = (skip as u64, Vec::new());
         let count = self.bytes.saturating_sub(skip) as usize;
-        self.memory.read(self.at.ring, self.at.offset + RECORD_HEAD + skip, count, &mut numbers)?;
+        self.piece.read(self.begin + skip, count, &mut numbers)?;
         Ok(numbers)
     }
 }

@@ -241,7 +241,7 @@ proptest! {
             // SAFETY: within the header, whose fields are atomics.
             unsafe { ring.memory.head().cast::<u64>().add(slot % (size_of::<Header<Toy>>() / 8)).write_volatile(value) };
         } else {
-            ring.memory.write_head(0, at * 16, [value, value >> 7]).unwrap();
+            ring.memory.ring(0).unwrap().write_head(at * 16, [value, value >> 7]);
         }
         // The toy locks may be among what was scribbled.
         ring.put_lock().0.store(false, Release);

@@ -70,12 +70,12 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
         let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let size = (RECORD_HEAD + bytes).next_multiple_of(RECORD_HEAD);
         let at = self.room(size)?;
-        let memory = &self.ring.memory;
-        memory.fetch(at.ring, at.offset + AHEAD, true);
-        memory.write_head(at.ring, at.offset, [bytes, about])?;
+        let piece = self.ring.memory.ring(at.ring)?;
+        piece.fetch(at.offset + AHEAD, true);
+        piece.write_head(at.offset, [bytes, about]);
         let mut offset = at.offset + RECORD_HEAD;
         for part in parts {
-            memory.write(at.ring, offset, part)?;
+            piece.write(offset, part)?;
             offset += part.len() as u64;
         }
         self.at = Place { ring: at.ring, offset: at.offset + size };
