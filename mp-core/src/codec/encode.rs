@@ -59,15 +59,7 @@ impl<'a> Encoder<'a> {
     fn seq_header(&mut self, length: usize) {
         match length {
             0..=15 => self.bytes().push(0x90 | length as u8),
-            16..=0xffff => {
-                let [a, b] = (length as u16).to_be_bytes();
-                self.bytes().extend([0xdc, a, b]);
-            }
-            _ if length <= u32::MAX as usize => {
-                let [a, b, c, d] = (length as u32).to_be_bytes();
-                self.bytes().extend([0xdd, a, b, c, d]);
-            }
-            _ => self.wide(WIDE_SEQ, length),
+            _ => self.long_header(0xdc, WIDE_SEQ, length),
         }
     }
 
@@ -75,15 +67,20 @@ impl<'a> Encoder<'a> {
     fn map_header(&mut self, length: usize) {
         match length {
             0..=15 => self.bytes().push(0x80 | length as u8),
-            16..=0xffff => {
-                let [a, b] = (length as u16).to_be_bytes();
-                self.bytes().extend([0xde, a, b]);
-            }
-            _ if length <= u32::MAX as usize => {
-                let [a, b, c, d] = (length as u32).to_be_bytes();
-                self.bytes().extend([0xdf, a, b, c, d]);
-            }
-            _ => self.wide(WIDE_MAP, length),
+            _ => self.long_header(0xde, WIDE_MAP, length),
+        }
+    }
+
+    /// The header of more than 15 items: `marker` stands before a length of 16 bits, the next one before one of 32.
+    fn long_header(&mut self, marker: u8, wide: u8, length: usize) {
+        if let Ok(length) = u16::try_from(length) {
+            self.bytes().push(marker);
+            self.bytes().extend(length.to_be_bytes());
+        } else if let Ok(length) = u32::try_from(length) {
+            self.bytes().push(marker + 1);
+            self.bytes().extend(length.to_be_bytes());
+        } else {
+            self.wide(wide, length);
         }
     }
 
