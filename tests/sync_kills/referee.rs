@@ -17,8 +17,9 @@ use crate::common::{SOON, watchdog_of};
 
 /// Nobody may wait longer than this: a generous multiple of the 100 ms in which a death is noticed.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// Half of the waits that a kill lengthened must be shorter than this, even on a busy machine.
-const USUAL_WAIT: Duration = Duration::from_millis(200);
+/// Half of the waits that a kill lengthened must be shorter than this, the time in which a death is noticed, even on a busy
+/// machine.
+const USUAL_WAIT: Duration = Duration::from_millis(100);
 /// Workers at a time, at most.
 pub const MOST_WORKERS: usize = 8;
 
