@@ -4,7 +4,8 @@
 //!
 //! The child's end of a socket pair is held by nobody but the child (or, on the way, the fork server), so the end of
 //! that stream before its first word means that there is no child and never will be: no wait can outlast it. Both
-//! messages to the child fit into the socket's buffer (see [`mp_core::parcel`]), so they are sent before it exists.
+//! messages to the child fit into the socket's buffer (see [`mp_core::parcel`]), so they are sent before it exists. A child
+//! of the fork server gets them with the request for it, if they are short (see [`letter`]).
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -60,3 +60,33 @@ impl Letter {
         (self.preparation, self.call, self.arguments)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_bytes_are_an_error() {
+        let with_len = |len: u64| [&[0xc0; 4][..], &len.to_le_bytes()].concat();
+        for bytes in
+            [vec![], vec![0; 7], vec![0; 8], with_len(0), with_len(4), with_len(5), with_len(u64::MAX)]
+        {
+            assert!(Letter::open(Message { bytes, ..Message::default() }).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_long_goes_another_way() {
+        let bytes = |len: usize| Message { bytes: vec![0; len], ..Message::default() };
+        assert!(fits(&bytes(100), &bytes(LONGEST - 100)));
+        assert!(!fits(&bytes(100), &bytes(LONGEST - 99)));
+        let mut many = Message::default();
+        let null = std::sync::Arc::new(crate::stdio::open_null().expect("/dev/null"));
+        for _ in 0..MOST_FDS {
+            many.fds.attach(null.clone());
+        }
+        assert!(fits(&bytes(0), &many));
+        many.fds.attach(null);
+        assert!(!fits(&bytes(0), &many));
+    }
+}

@@ -3,7 +3,8 @@
 //! # Design
 //!
 //! It is started like any child, by executing the program anew, so it holds nothing of its user's memory; what the
-//! preload hooks leave behind is shared by all children. It waits in one epoll for requests and for the ends of its
+//! preload hooks leave behind is shared by all children. What children need and it can get ready for all of them, or before
+//! it copies itself, it does: a copy pays for each page that it touches first. It waits in one epoll for requests and for the ends of its
 //! children, whose statuses it writes into the pipes that came with the requests. It ends with its user: by the end of
 //! the socket or by its lifeline. Its children hang on lifelines of their own, held by the user and not by the server:
 //! they outlive a server that is killed, and lose only the way their exit status takes.
@@ -183,11 +184,9 @@ impl Server {
 
     /// Copies this process; returns what the copy needs, in the copy.
     fn start(&mut self, mut message: Message) -> Option<Birth> {
-        let Asked { first: mut index, given } = split_head(&mut message).ok()?;
-        let mut next = || {
-            index += 1;
-            message.fds.take(index - 1, "descriptor of a start request").ok()
-        };
+        let Asked { first, given } = split_head(&mut message).ok()?;
+        let mut places = first..u32::MAX;
+        let mut next = || message.fds.take(places.next()?, "descriptor of a start request").ok();
         let (socket, lifeline, status) = (next()?, next()?, next()?);
         let mut stream = |given: bool| if given { next().map(Arc::new) } else { Some(self.null.clone()) };
         let streams = [stream(given[0])?, stream(given[1])?, stream(given[2])?];
