@@ -213,6 +213,33 @@ fn fsrv_06_three_hundred_descriptors_in_the_arguments() {
     }
 }
 
+/// Short orders come with the request, long ones through the child's socket: nobody can tell which way theirs took.
+#[test]
+fn fsrv_06_orders_of_any_length_arrive() {
+    alone(|| {
+        let echo = |connections: Vec<Connection>, text: String| {
+            connections.iter().for_each(|connection| connection.send(&text.len()).expect("sent"));
+            let long = std::env::var("LONG").expect("a variable").len();
+            let parent = mp::parent_process().expect("a parent");
+            (text, long, parent.pid(), parent.is_alive())
+        };
+        let lens = (0..4096).step_by(256).chain([40_000, 1 << 20]);
+        for (len, pipes, long) in
+            lens.map(|len| (len, 1, 0)).chain((60..70).map(|n| (0, n, 0))).chain([(9, 2, 5000)])
+        {
+            let (ours, theirs): (Vec<_>, Vec<_>) = (0..pipes).map(|_| pipe().expect("a pipe")).unzip();
+            let text = "x".repeat(len);
+            let process =
+                Context::forkserver().process(echo, (theirs, text.clone())).env("LONG", "y".repeat(long));
+            let answer = process.start().expect("a start").join().expect("an end");
+            assert_eq!(answer, (text, long, std::process::id(), true));
+            for connection in ours {
+                assert_eq!(connection.recv_timeout::<usize>(SOON).expect("a number"), len);
+            }
+        }
+    });
+}
+
 #[test]
 fn fsrv_07_a_preload_hook_creates_a_primitive() {
     static PIPE: OnceLock<(Connection, Connection)> = OnceLock::new();

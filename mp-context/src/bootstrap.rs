@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU32;
 
 use mp_core::connection::Connection;
 use mp_core::function::PreparedCall;
-use mp_core::message::{Fds, Message};
+use mp_core::message::{Fds, Message, SharedFd};
 use mp_core::parcel;
 use mp_core::process::entry::Hello;
 use mp_core::process::{exit, lifeline};
@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use crate::child::{Farewell, lock, split_head, with_head};
 use crate::current::{self, ParentProcess, Record};
 use crate::launch::{LocalCall, flush_streams, inherit_executable};
+use crate::letter::Letter;
 use crate::logging::note;
 use crate::method::{self, StartMethod};
 use crate::preparation::{Call, Preparation};
@@ -35,23 +36,33 @@ pub(crate) enum Leave {
     WithoutHandlers,
 }
 
+/// Where a child finds what it is to do.
+pub(crate) enum Orders<'a> {
+    /// In two messages, which its parent sends it.
+    Sent,
+    /// In one that its parent sends it, and in its memory, a copy of its parent's.
+    Copied(Box<LocalCall<'a>>),
+    /// In its memory alone; with the pidfd of its parent, if there is one.
+    Letter(Letter, Option<OwnedFd>),
+}
+
 /// Where the farewell goes. A forked child puts its own in the place of its parent's, which is so closed.
 static FAREWELL: Mutex<Option<Connection>> = Mutex::new(None);
 
 /// Main function of a process made by spawn. Its lifeline is held already.
 pub(crate) fn spawned(socket: OwnedFd) -> Infallible {
     match Connection::from_fd(socket) {
-        Ok(socket) => run(socket, None, Leave::WithHandlers),
+        Ok(socket) => run(socket, Orders::Sent, Leave::WithHandlers),
         Err(_) => exit::now(1),
     }
 }
 
-/// Main function of a copy, which runs `closure` if there is one, and else what it is sent.
+/// Main function of a copy.
 pub(crate) fn forked(
     socket: Connection,
     lifeline_end: OwnedFd,
-    streams: [OwnedFd; 3],
-    closure: Option<Box<LocalCall<'_>>>,
+    streams: [SharedFd; 3],
+    orders: Orders<'_>,
     leave: Leave,
 ) -> ! {
     if let Err(error) = lifeline::hold(lifeline_end) {
@@ -60,16 +71,11 @@ pub(crate) fn forked(
     if let Err(error) = put_in_place(streams) {
         refuse(&socket, &format!("putting the standard streams in place: {error}"));
     }
-    run(socket, closure, leave)
+    run(socket, orders, leave)
 }
 
-fn run(socket: Connection, closure: Option<Box<LocalCall<'_>>>, leave: Leave) -> ! {
-    let prepared = prepare(&socket).and_then(|method| {
-        let call =
-            closure.map_or_else(|| receive_call(&socket).map(|call| call as Box<LocalCall<'_>>), Ok)?;
-        Ok((call, method))
-    });
-    let (call, method) = match prepared {
+fn run(socket: Connection, orders: Orders<'_>, leave: Leave) -> ! {
+    let (call, method) = match follow(orders, &socket) {
         Ok(prepared) => prepared,
         Err(reason) => refuse(&socket, &reason),
     };
@@ -85,7 +91,9 @@ fn run(socket: Connection, closure: Option<Box<LocalCall<'_>>>, leave: Leave) ->
     }
 
     *lock(&FAREWELL) = Some(socket);
-    panic_report::install(|report| say_farewell(&Farewell::Panicked(report.clone()), Message::default()));
+    if method != StartMethod::ForkServer {
+        install_panic_hook();
+    }
     note("calls its function");
     let (mut bytes, mut fds) = (Vec::new(), Fds::default());
     let returned = panic_report::catch(|| call(&mut bytes, &mut fds));
@@ -106,15 +114,42 @@ fn receive(socket: &Connection) -> Result<Message, String> {
     socket.recv_message().and_then(parcel::unpack).map_err(|error| error.to_string())
 }
 
-/// Reads the first message, and becomes what it says; returns how this process was made.
-fn prepare(socket: &Connection) -> Result<StartMethod, String> {
-    let preparation: Preparation = receive(socket)?.decode().map_err(|error| error.to_string())?;
-    let parent_pid = i32::try_from(preparation.parent_pid).ok().and_then(Pid::from_raw);
-    let parent = ParentProcess::new(
-        preparation.parent_name,
-        preparation.parent_pid,
-        parent_pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
-    );
+/// Keeps a report of each panic from now on. The fork server does so once, for all its copies.
+pub(crate) fn install_panic_hook() {
+    panic_report::install(|report| say_farewell(&Farewell::Panicked(report.clone()), Message::default()));
+}
+
+/// Becomes what `orders` say; returns what to call, and how this process was made.
+fn follow<'a>(orders: Orders<'a>, socket: &Connection) -> Result<(Box<LocalCall<'a>>, StartMethod), String> {
+    match orders {
+        Orders::Sent => {
+            let method = become_child(receive_preparation(socket)?, None)?;
+            let mut arguments = receive(socket)?;
+            let call = split_head(&mut arguments).map_err(|error| error.to_string())?;
+            Ok((decode(&call, arguments)?, method))
+        }
+        Orders::Copied(closure) => Ok((closure, become_child(receive_preparation(socket)?, None)?)),
+        Orders::Letter(letter, parent) => {
+            let (preparation, call, arguments) = letter.split();
+            let method = become_child(preparation, parent)?;
+            Ok((decode(&call, arguments)?, method))
+        }
+    }
+}
+
+fn receive_preparation(socket: &Connection) -> Result<Box<Preparation>, String> {
+    receive(socket)?.decode().map(Box::new).map_err(|error| error.to_string())
+}
+
+/// Becomes what its parent says, whose pidfd is opened unless it is there; returns how this process was made.
+fn become_child(preparation: Box<Preparation>, parent: Option<OwnedFd>) -> Result<StartMethod, String> {
+    let preparation = *preparation;
+    let open = || {
+        let pid = i32::try_from(preparation.parent_pid).ok().and_then(Pid::from_raw)?;
+        pidfd_open(pid, PidfdFlags::empty()).ok()
+    };
+    let parent = parent.or_else(open);
+    let parent = ParentProcess::new(preparation.parent_name, preparation.parent_pid, parent);
     show_name(&preparation.name);
     mp_core::process::name::set(preparation.name);
     current::become_child(Record {
@@ -132,10 +167,8 @@ fn prepare(socket: &Connection) -> Result<StartMethod, String> {
     Ok(preparation.method)
 }
 
-/// Reads the second message, and decodes the arguments in it.
-fn receive_call(socket: &Connection) -> Result<PreparedCall, String> {
-    let mut arguments = receive(socket)?;
-    let call: Call = split_head(&mut arguments).map_err(|error| error.to_string())?;
+/// The call with its arguments decoded.
+fn decode(call: &Call, mut arguments: Message) -> Result<PreparedCall, String> {
     let prepared =
         call.function.resolve().map_err(|error| error.to_string())?(&arguments.bytes, &mut arguments.fds);
     prepared.map_err(|error| format!("{}: {error}", call.function.name()))

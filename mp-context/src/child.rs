@@ -111,10 +111,20 @@ impl Child {
         // The status comes right behind the end, so waiting for it alone saves a second wake-up. But not for long: a
         // server that is stopped sends none.
         if let Some(status) = self.status.as_ref().filter(|_| timeout != Some(Duration::ZERO)) {
-            self.wait_fd(status.as_fd(), Some(timeout.map_or(BRIEF, |timeout| timeout.min(BRIEF))))?;
+            let limit = timeout.map_or(BRIEF, |timeout| timeout.min(BRIEF));
+            if self.wait_fd(status.as_fd(), Some(limit))? {
+                let turn = lock(&self.taking);
+                // If the server was killed, there is the end of the pipe and no status.
+                if let Some(end) = self.end.get() {
+                    return Ok(Some(end));
+                }
+                if let Some(status) = read_status(status) {
+                    return Ok(Some(self.take_account(turn, Some(status))));
+                }
+            }
         }
         let ended = self.wait_fd(self.pidfd.as_fd(), timeout.and(deadline).map(rest))?;
-        Ok(ended.then(|| self.take_account()))
+        Ok(ended.then(|| self.take_account(lock(&self.taking), None)))
     }
 
     fn wait_fd(&self, fd: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<bool, ProcessError> {
@@ -122,21 +132,20 @@ impl Child {
         Ok(!ready.is_empty())
     }
 
-    /// Notes how the child ended, once.
-    pub fn take_account(self: &Arc<Self>) -> &End {
+    /// Notes how the child ended, once; `status` is what its turn has brought to light already.
+    fn take_account(self: &Arc<Self>, turn: MutexGuard<'_, ()>, status: Option<ExitStatus>) -> &End {
         if let Some(end) = self.end.get() {
             return end;
         }
-        let turn = lock(&self.taking);
         let end = self.end.get_or_init(|| {
             let (farewell, value) = self.read_farewell().unzip();
-            let status = match &self.status {
+            let status = status.or_else(|| match &self.status {
                 // It is seen to have ended a little before it can be reaped.
                 None => Some(pidfd::wait_and_reap(&self.pidfd)),
-                Some(pipe) => read_status(pipe, BRIEF)
+                Some(pipe) => await_status(pipe, BRIEF)
                     .or_else(|| pidfd::recall(&self.pidfd))
-                    .or_else(|| read_status(pipe, PATIENCE)),
-            };
+                    .or_else(|| await_status(pipe, PATIENCE)),
+            });
             let guess = match &farewell {
                 Some(Farewell::Value) => ExitStatus::Code(0),
                 Some(_) => ExitStatus::Code(1),
@@ -252,13 +261,15 @@ pub(crate) fn split_head<T: DeserializeOwned>(message: &mut Message) -> mp_core:
 }
 
 /// The status that the fork server writes right after the child's end; `None` if it was killed or does not within `limit`.
-fn read_status(pipe: &OwnedFd, limit: Duration) -> Option<ExitStatus> {
-    let ready = wait_ready(&[pipe], Some(limit)).ok()?;
+fn await_status(pipe: &OwnedFd, limit: Duration) -> Option<ExitStatus> {
+    wait_ready(&[pipe], Some(limit)).ok()?;
+    read_status(pipe)
+}
+
+/// The status, if it is there.
+fn read_status(pipe: &OwnedFd) -> Option<ExitStatus> {
     let mut bytes = [0; 8];
-    if ready.is_empty() || rustix::io::read(pipe, &mut bytes).ok()? != bytes.len() {
-        return None;
-    }
-    decode_status(bytes)
+    (rustix::io::read(pipe, &mut bytes).ok()? == bytes.len()).then(|| decode_status(bytes))?
 }
 
 /// An exit status in words.

@@ -20,11 +20,11 @@ use mp_core::{Error, Result};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
-use crate::child::lock;
+use crate::child::{lock, with_head};
 use crate::launch::spawn_program;
 use crate::logging::get_logger;
 use crate::preparation::Settings;
-use crate::server::{self, OnError, Setup};
+use crate::server::{self, Asked, OnError, Setup};
 use crate::stdio::{Stdio, Streams};
 
 /// What the server needs to make a child.
@@ -32,7 +32,7 @@ use crate::stdio::{Stdio, Streams};
 pub(crate) struct Request {
     pub socket: OwnedFd,
     pub lifeline: OwnedFd,
-    pub streams: [OwnedFd; 3],
+    pub streams: [Option<OwnedFd>; 3],
 }
 
 /// A running server.
@@ -91,7 +91,8 @@ impl<E: std::fmt::Display> PreloadOutcome for std::result::Result<(), E> {
 
 /// Has the server make a child; returns where its exit status will come from.
 ///
-/// `send` sends the child its messages, given what it has to change about itself in this process.
+/// `tell` writes the letter to the child, given what it has to change about itself in this process, or sends the child
+/// all of that and returns none.
 ///
 /// # Errors
 /// [`Error::EndOfFile`] when the server was killed meanwhile: the next one may do better. [`Error::Timeout`] when it
@@ -100,17 +101,20 @@ pub(crate) fn start(
     request: Request,
     settings: Settings,
     deadline: Option<Instant>,
-    send: impl FnOnce(Settings) -> Result<()>,
+    tell: impl FnOnce(Settings) -> Result<Option<Message>>,
 ) -> Result<OwnedFd> {
     let server = running(deadline)?;
-    send(server.changes(settings))?;
-    let (status, status_write) = pipe_with(PipeFlags::CLOEXEC)
+    let mut message = tell(server.changes(settings))?.unwrap_or_default();
+    // Whether the status is there is found by reading it.
+    let (status, status_write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
         .map_err(|error| Error::io("creating the status pipe of a child", error))?;
-    let mut message = Message::default();
-    let Request { socket, lifeline, streams: [stdin, stdout, stderr] } = request;
-    for fd in [socket, lifeline, status_write, stdin, stdout, stderr] {
+    let Request { socket, lifeline, streams } = request;
+    let first = message.fds.len() as u32;
+    let given = streams.each_ref().map(Option::is_some);
+    for fd in [socket, lifeline, status_write].into_iter().chain(streams.into_iter().flatten()) {
         message.fds.attach(fd.into());
     }
+    let message = with_head(&Asked { first, given }, message)?;
     // The server's lock is free by now: one that does not take requests delays nobody for longer than asked for.
     server.socket.send_message_timeout(message, rest(deadline)).map_err(unless_gone)?;
     Ok(status)

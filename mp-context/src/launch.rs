@@ -4,7 +4,8 @@
 //!
 //! The child's end of a socket pair is held by nobody but the child (or, on the way, the fork server), so the end of
 //! that stream before its first word means that there is no child and never will be: no wait can outlast it. Both
-//! messages to the child fit into the socket's buffer (see [`mp_core::parcel`]), so they are sent before it exists.
+//! messages to the child fit into the socket's buffer (see [`mp_core::parcel`]), so they are sent before it exists. A child
+//! of the fork server gets them with the request for it, if they are short (see [`letter`]).
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,13 +26,14 @@ use mp_core::{Error, parcel};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
 
-use crate::bootstrap::{self, Leave};
+use crate::bootstrap::{self, Leave, Orders};
 use crate::child::{Child, lock, tell, with_head};
 use crate::children;
 use crate::current::current_process;
 use crate::error::StartError;
 use crate::forkserver;
 use crate::forward;
+use crate::letter;
 use crate::line::Line;
 use crate::logging::{Inheritance, get_logger};
 use crate::method::{self, StartMethod};
@@ -172,20 +174,18 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
     let forward = plan.forward_logs && plan.method != StartMethod::Fork;
     let (outlet, line) = if forward { forward::for_child() } else { (None, None) };
     let logging = Inheritance::new(outlet);
-    let preparation = |settings: Settings| {
-        Message::encode(&Preparation {
-            name: plan.name.clone(),
-            identity: plan.identity.clone(),
-            daemon: plan.daemon,
-            method: plan.method,
-            default_method: method::chosen(),
-            parent_name: own.name(),
-            parent_pid: std::process::id(),
-            authkey: own.authkey().as_bytes().to_vec(),
-            executable: executable(),
-            logging,
-            settings,
-        })
+    let preparation = |settings: Settings| Preparation {
+        name: plan.name.clone(),
+        identity: plan.identity.clone(),
+        daemon: plan.daemon,
+        method: plan.method,
+        default_method: method::chosen(),
+        parent_name: own.name(),
+        parent_pid: std::process::id(),
+        authkey: own.authkey().as_bytes().to_vec(),
+        executable: executable(),
+        logging,
+        settings,
     };
     let (call, closure) = match work {
         Work::Call { function, arguments } => {
@@ -193,8 +193,7 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
         }
         Work::Closure(closure) => (None, Some(closure)),
     };
-    let streams =
-        plan.streams.open().map_err(|error| system(Error::io("opening the standard streams", error)))?;
+    let no_streams = |error| system(Error::io("opening the standard streams", error));
     let (socket, child_socket) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .map_err(|error| system(Error::io("creating the socket of a child", error)))?;
@@ -211,10 +210,6 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
     };
     let mut starting = Starting { socket, lifeline, process: None, status: None, line, deadline, about };
     let settings = plan.settings.clone();
-    let send = |socket: &Connection, settings: Settings| -> mp_core::Result<()> {
-        parcel::send(socket, preparation(settings)?)?;
-        call.map_or(Ok(()), |call| parcel::send(socket, call))
-    };
     match plan.method {
         StartMethod::Spawn => {
             // The environment is there from the first instruction on, so the child need not change it.
@@ -226,15 +221,26 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
             };
             environment.retain(|(name, _)| !replaced(name));
             environment.extend(change.set.iter().cloned());
-            send(&starting.socket, settings).map_err(system)?;
+            send(&starting.socket, &preparation(settings), call).map_err(system)?;
+            let streams = plan.streams.open().map_err(no_streams)?;
             let main = Remote::main(bootstrap::spawned);
             let process = spawn_program(&main, &environment, &streams, &child_socket, &child_lifeline);
             let (pid, pidfd) = process.map_err(system)?;
             starting.process = Some(Unready { pid, pidfd: Some(pidfd) });
         }
         StartMethod::ForkServer => {
+            let streams = plan.streams.open_but_null().map_err(no_streams)?;
             let request = forkserver::Request { socket: child_socket, lifeline: child_lifeline, streams };
-            let started = forkserver::start(request, settings, deadline, |s| send(&starting.socket, s));
+            let started = forkserver::start(request, settings, deadline, |settings| {
+                let (preparation, call) = (preparation(settings), call.unwrap_or_default());
+                let alone = Message::encode(&preparation)?;
+                if letter::fits(&alone, &call) {
+                    return letter::write(&preparation, call).map(Some);
+                }
+                parcel::send(&starting.socket, alone)?;
+                parcel::send(&starting.socket, call)?;
+                Ok(None)
+            });
             starting.status = Some(started.map_err(|error| match error {
                 Error::Timeout { .. } => StartError::Timeout {
                     process: plan.name.clone(),
@@ -252,7 +258,8 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
             })?);
         }
         StartMethod::Fork => {
-            send(&starting.socket, settings).map_err(system)?;
+            let streams = plan.streams.open().map_err(no_streams)?;
+            send(&starting.socket, &preparation(settings), call).map_err(system)?;
             flush_streams();
             match fork().map_err(system)? {
                 Forked::Parent { pid, pidfd } => {
@@ -264,12 +271,20 @@ pub(crate) fn begin(plan: &Plan, work: Work<'_>) -> Result<Starting, StartError>
                     forkserver::disown();
                     drop((starting, own));
                     let Ok(child_socket) = Connection::from_fd(child_socket) else { exit::now(1) };
-                    bootstrap::forked(child_socket, child_lifeline, streams, closure, Leave::WithoutHandlers)
+                    let streams = streams.map(Into::into);
+                    let orders = closure.map_or(Orders::Sent, Orders::Copied);
+                    bootstrap::forked(child_socket, child_lifeline, streams, orders, Leave::WithoutHandlers)
                 }
             }
         }
     }
     Ok(starting)
+}
+
+/// Sends a child its two messages; there is no call for one that has it in its memory.
+fn send(socket: &Connection, preparation: &Preparation, call: Option<Message>) -> mp_core::Result<()> {
+    parcel::send(socket, Message::encode(preparation)?)?;
+    call.map_or(Ok(()), |call| parcel::send(socket, call))
 }
 
 impl Plan {

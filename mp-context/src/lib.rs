@@ -27,6 +27,7 @@ mod forkserver;
 mod forward;
 mod initialize;
 mod launch;
+mod letter;
 mod line;
 mod logging;
 mod method;

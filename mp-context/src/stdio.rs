@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
+use mp_core::message::SharedFd;
 use rustix::fs::{Mode, OFlags};
 
 /// Where a standard stream of a child leads.
@@ -32,22 +33,23 @@ impl Stdio {
         Stdio(Kind::Null)
     }
 
-    /// The descriptor for the child, given that of this process.
-    pub(crate) fn open(&self, own: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// The descriptor for the child, given that of this process; none if it leads nowhere.
+    fn open(&self, own: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
         match &self.0 {
-            Kind::Given(fd) => fd.try_clone(),
+            Kind::Given(fd) => fd.try_clone().map(Some),
             // A copy that is close-on-exec, above the numbers of the streams themselves.
             Kind::Inherit => match rustix::io::fcntl_dupfd_cloexec(own, 3) {
-                Ok(fd) => Ok(fd),
-                Err(rustix::io::Errno::BADF) => open_null(),
+                Ok(fd) => Ok(Some(fd)),
+                Err(rustix::io::Errno::BADF) => Ok(None),
                 Err(error) => Err(error.into()),
             },
-            Kind::Null => open_null(),
+            Kind::Null => Ok(None),
         }
     }
 }
 
-fn open_null() -> io::Result<OwnedFd> {
+/// What leads nowhere.
+pub(crate) fn open_null() -> io::Result<OwnedFd> {
     Ok(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
 }
 
@@ -81,6 +83,13 @@ impl Default for Streams {
 impl Streams {
     /// The descriptors for the child.
     pub fn open(&self) -> io::Result<[OwnedFd; 3]> {
+        let [stdin, stdout, stderr] = self.open_but_null()?;
+        let or_null = |stream: Option<OwnedFd>| stream.map_or_else(open_null, Ok);
+        Ok([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?])
+    }
+
+    /// The same, but none for a stream that leads nowhere.
+    pub fn open_but_null(&self) -> io::Result<[Option<OwnedFd>; 3]> {
         use rustix::stdio::{stderr, stdin, stdout};
         Ok([
             self.stdin.open(stdin().as_fd())?,
@@ -118,7 +127,7 @@ pub(crate) fn complain(line: fmt::Arguments<'_>) {
 }
 
 /// Makes `streams` the descriptors 0, 1 and 2 of this process.
-pub(crate) fn put_in_place(streams: [OwnedFd; 3]) -> rustix::io::Result<()> {
+pub(crate) fn put_in_place(streams: [SharedFd; 3]) -> rustix::io::Result<()> {
     let [stdin, stdout, stderr] = streams;
     rustix::stdio::dup2_stdin(stdin)?;
     rustix::stdio::dup2_stdout(stdout)?;

@@ -5,7 +5,8 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::fs::{Mode, OFlags, Stat};
+use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
 use crate::{Error, Result};
 
@@ -43,6 +44,39 @@ pub fn fork() -> Result<Forked> {
     unsafe { fork_with_threads() }
 }
 
+/// Copies this process again and again: as [`fork`], but it keeps the list of threads open, which is found once and not
+/// each time.
+#[derive(Debug)]
+pub struct Copier {
+    /// Whose threads they are: a copy of this process has a list of its own.
+    pid: Pid,
+    threads: OwnedFd,
+}
+
+impl Copier {
+    /// For this process.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when /proc is not there.
+    pub fn new() -> Result<Copier> {
+        let threads = rustix::fs::open(TASKS, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        Ok(Copier { pid: getpid(), threads: threads.map_err(|error| failed(error.into()))? })
+    }
+
+    /// Copies this process.
+    ///
+    /// # Errors
+    /// As for [`fork`].
+    pub fn fork(&self) -> Result<Forked> {
+        let links = rustix::fs::fstat(&self.threads).map_err(|error| failed(error.into()))?;
+        if self.pid != getpid() || !is_single(&links) {
+            return fork();
+        }
+        // SAFETY: there is only this thread, so the copy holds no lock of a thread that it does not have.
+        unsafe { fork_with_threads() }
+    }
+}
+
 /// Copies this process even if it has threads.
 ///
 /// # Safety
@@ -70,15 +104,12 @@ pub unsafe fn fork_with_threads() -> Result<Forked> {
 /// # Errors
 /// [`Error::Io`] when /proc is not there.
 pub fn other_threads() -> Result<Vec<String>> {
-    let failed = |error| Error::io("reading /proc/self/task", error);
-    // Each thread is a link of the folder, besides its own two: one call tells the usual case.
-    let links = rustix::fs::stat("/proc/self/task").map_err(|error| failed(error.into()))?.st_nlink;
-    if links == 3 {
+    if is_single(&rustix::fs::stat(TASKS).map_err(|error| failed(error.into()))?) {
         return Ok(Vec::new());
     }
     let own = rustix::thread::gettid().as_raw_nonzero().to_string();
     let mut names = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/task").map_err(failed)? {
+    for entry in std::fs::read_dir(TASKS).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let id = entry.file_name().to_string_lossy().into_owned();
         if id == own {
@@ -95,6 +126,18 @@ pub fn other_threads() -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
+}
+
+/// The folder with a record of each thread.
+const TASKS: &str = "/proc/self/task";
+
+fn failed(error: std::io::Error) -> Error {
+    Error::io("reading /proc/self/task", error)
+}
+
+/// Whether there is one thread: each is a link of the folder, besides its own two.
+fn is_single(folder: &Stat) -> bool {
+    folder.st_nlink == 3
 }
 
 /// Whether a thread, by the fields of its `stat` after the name, runs no code of this program any more: one that was
@@ -121,6 +164,8 @@ mod tests {
         begun.recv().expect("it has begun");
         assert!(other_threads().expect("/proc").iter().any(|thread| thread.starts_with("\"odd) (name\"")));
         assert!(fork().expect_err("refused").to_string().contains("odd) (name"));
+        let copier = Copier::new().expect("/proc");
+        assert!(copier.fork().expect_err("refused").to_string().contains("odd) (name"));
         drop(stop);
         let _ = thread.expect("a thread").join();
         assert!(!other_threads().expect("/proc").iter().any(|thread| thread.contains("odd")));
