@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use mp_queue::Error;
 use multiprocess::{Connection, Context, Handle, JoinableQueue, Lock, Queue, SimpleQueue, Value, pipe};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, Uid, getrlimit, kill_process, setrlimit};
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use common::{Belongings, SOON, alone, for_each_method, is_running, state_of, wait_until};
@@ -114,20 +115,7 @@ fn three_hundred_descriptors_in_one_item() {
 fn thousands_of_items_with_handles() {
     for_each_method(|context| {
         const ITEMS: u64 = 3000;
-        let queue = Queue::<(u64, Handle<File>)>::unbounded().expect("a queue");
-        // What is on its way at once has a limit: then it is as if the queue were full.
-        let mut put = 0;
-        let full = loop {
-            match queue.try_put((put, file(put))) {
-                Ok(()) => put += 1,
-                Err(error) => break error,
-            }
-        };
-        assert!(matches!(full, Error::Full), "{full}");
-        assert!(put >= 50, "{put} at once");
-        let began = Instant::now();
-        assert!(matches!(queue.put_timeout((put, file(put)), Duration::from_millis(50)), Err(Error::Full)));
-        assert!(began.elapsed() >= Duration::from_millis(50));
+        let queue = Queue::<(u64, Handle<File>)>::bounded(100).expect("a queue");
         let get = |queue: Queue<(u64, Handle<File>)>| {
             let mut expected = 0;
             for item in &queue {
@@ -138,12 +126,90 @@ fn thousands_of_items_with_handles() {
             expected
         };
         let getter = context.process(get, (queue.clone(),)).start().expect("a child");
-        for number in put..ITEMS - 100 {
+        for number in 0..ITEMS - 100 {
             queue.put((number, file(number))).expect("put");
         }
         queue.put_many((ITEMS - 100..ITEMS).map(|number| (number, file(number)))).expect("put");
         queue.close().expect("closed");
         assert_eq!(getter.join().expect("a count"), ITEMS);
+    });
+}
+
+/// Whether descriptors on their way are limited by memory alone.
+fn is_privileged() -> bool {
+    let capabilities = rustix::thread::capabilities(None).expect("capabilities").effective;
+    capabilities.contains(CapabilitySet::NET_ADMIN)
+        && capabilities.intersects(CapabilitySet::SYS_RESOURCE | CapabilitySet::SYS_ADMIN)
+}
+
+/// One thread puts first and gets later. Without rights less may wait: the test below.
+#[test]
+fn a_thousand_locks_wait_in_a_queue() {
+    if !is_privileged() {
+        println!("left out: without rights a thousand descriptors cannot be on their way");
+        return;
+    }
+    for_each_method(|context| {
+        const ITEMS: u32 = 1000;
+        let queue = Queue::<(u32, Lock)>::unbounded().expect("a queue");
+        let lock = Lock::new().expect("a lock");
+        let put = |queue: Queue<(u32, Lock)>, lock: Lock| {
+            (0..ITEMS).for_each(|number| queue.put((number, lock.clone())).expect("put"));
+            queue.put_many((ITEMS..2 * ITEMS).map(|number| (number, lock.clone()))).expect("put");
+        };
+        put(queue.clone(), lock.clone());
+        let child = context.process(put, (queue.clone(), lock.clone())).start().expect("a child");
+        child.join().expect("an orderly end");
+        assert!(queue.len() == 4 * ITEMS as usize && !queue.is_full());
+        let _held = lock.lock().expect("the lock");
+        for expected in (0..2 * ITEMS).chain(0..2 * ITEMS) {
+            let (number, lock) = queue.try_get().expect("an item");
+            assert!(number == expected && lock.locked());
+        }
+    });
+}
+
+/// Without rights, what may wait has a limit: then it is as if the queue were full. (Only root can become a user with whose
+/// descriptors nobody else's count.)
+#[test]
+fn descriptors_on_their_way_have_a_limit() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for_each_method(|context| {
+        let child = |files: u64| {
+            let user = Uid::from_raw(23456);
+            rustix::thread::set_thread_res_uid(user, user, user).expect("another user");
+            let limit = getrlimit(Resource::Nofile);
+            setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..limit }).expect("a limit");
+            let queue = Queue::<(u64, Handle<File>)>::unbounded().expect("a queue");
+            let mut put = 0;
+            let full = loop {
+                match queue.try_put((put, file(put))) {
+                    Ok(()) => put += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(full, Error::Full), "{full}");
+            let (began, limit) = (Instant::now(), Duration::from_millis(50));
+            assert!(matches!(queue.put_timeout((put, file(put)), limit), Err(Error::Full)));
+            assert!(began.elapsed() >= limit);
+            // There is room again for as much as the first took up.
+            let (number, mut first) = queue.get().expect("an item");
+            assert_eq!((number, name(&mut first)), (0, 0));
+            queue.try_put((put, file(put))).expect("put");
+            for expected in 1..=put {
+                let (number, mut file) = queue.get().expect("an item");
+                assert_eq!((number, name(&mut file)), (expected, expected));
+            }
+            put
+        };
+        for files in [200, 600] {
+            let child = context.process(child, (files,)).start().expect("a child");
+            let put = child.join().expect("a count");
+            // As many as files, or as the buffers hold where the system was not told otherwise.
+            assert!(put >= files.min(250) && put <= files + 1, "{put} with {files} files");
+        }
     });
 }
 
