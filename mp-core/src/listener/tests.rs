@@ -141,6 +141,23 @@ fn list_06_connecting_to_nobody() {
     assert_eq!(kind(connect(nobody, None).unwrap_err()), ErrorKind::ConnectionRefused);
 }
 
+/// LIST-06: the system may give the client the very port that nobody listens at, and connect it to itself.
+#[test]
+fn list_06_nobody_meets_itself() {
+    // Clients get even ports first.
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let port = (40_000..50_000).step_by(2).find(free).unwrap();
+    let address = Address::from((std::net::Ipv4Addr::LOCALHOST, port));
+    let refused = |met: Result<Connection>| assert_eq!(kind(met.unwrap_err()), ErrorKind::ConnectionRefused);
+    // Each of them has its turn.
+    for _ in 0..20_000 {
+        refused(connect(&address, None));
+    }
+    for _ in 0..20_000 {
+        refused(block_on(connect_async(&address, None)));
+    }
+}
+
 /// CON-12, CON-14: a fresh place, for this user alone, that goes with the listener.
 #[test]
 fn fresh_places_are_private_and_go() {
