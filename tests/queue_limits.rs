@@ -5,12 +5,15 @@ mod common;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mp_queue::Error;
-use multiprocess::{Connection, Context, Handle, JoinableQueue, Lock, Queue, SimpleQueue, Value, pipe};
+use multiprocess::{
+    Connection, Context, Handle, JoinableQueue, Listener, Lock, Queue, SimpleQueue, Value, pipe,
+};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Resource, Rlimit, Signal, Uid, getrlimit, kill_process, setrlimit};
 use rustix::thread::CapabilitySet;
@@ -412,5 +415,57 @@ fn na_17_ten_thousand_queues_leave_nothing() {
         go(3400);
         before.assert_same();
         assert!(mappings() <= mapped + 20, "{mapped} mappings before, {} now", mappings());
+    });
+}
+
+/// NA-17: a process that has no descriptor left gets errors that say so, and goes on when it has some again.
+#[test]
+fn na_17_a_process_without_descriptors_left() {
+    alone(|| {
+        let (queue, plain) = (
+            Queue::<Handle<File>>::unbounded().expect("a queue"),
+            Queue::<u32>::bounded(9).expect("a queue"),
+        );
+        for number in 0..4 {
+            queue.put(file(number)).expect("put");
+        }
+        let (near, far) = pipe().expect("a pipe");
+        far.send(&file(7)).and_then(|()| far.send(&8)).expect("sent");
+        let to_put = file(4);
+        let before = getrlimit(Resource::Nofile);
+        let lowest_free = File::open("/dev/null").expect("a file").as_raw_fd() as u64;
+        let most = Rlimit { current: Some(lowest_free), ..before };
+        setrlimit(Resource::Nofile, most).expect("a limit");
+
+        let says_so = |what: &str, error: String| {
+            assert!(error.contains("Too many open files"), "{what}: {error}");
+        };
+        says_so("bounded", Queue::<u32>::bounded(1).map(drop).expect_err("none left").to_string());
+        says_so("unbounded", Queue::<u32>::unbounded().map(drop).expect_err("none left").to_string());
+        says_so("joinable", JoinableQueue::<u32>::bounded(1).map(drop).expect_err("none left").to_string());
+        says_so("simple", SimpleQueue::<u32>::new().map(drop).expect_err("none left").to_string());
+        says_so("watched", queue.ready_fd().map(drop).expect_err("none left").to_string());
+        says_so("pipe", pipe().map(drop).expect_err("none left").to_string());
+        says_so("listener", Listener::new().map(drop).expect_err("none left").to_string());
+        says_so("closed", near.close().expect_err("none left").to_string());
+        // An item that cannot be received whole is gone, as one that cannot be decoded; the queue goes on.
+        says_so("get", queue.get().map(drop).expect_err("none left").to_string());
+        says_so("get_many", queue.get_many(2).map(drop).expect_err("none left").to_string());
+        assert_eq!(queue.len(), 2);
+        // What needs none, works.
+        plain.put(1).expect("put");
+        assert_eq!(plain.get().expect("an item"), 1);
+        says_so("put", queue.put_ref(&to_put).expect_err("none left").to_string());
+        assert_eq!(queue.len(), 2);
+
+        setrlimit(Resource::Nofile, before).expect("a limit");
+        queue.put(to_put).expect("put");
+        for expected in 2..=4 {
+            assert_eq!(name(&mut queue.get().expect("an item")), expected);
+        }
+        assert_eq!(name(&mut near.recv().expect("a file")), 7);
+        assert_eq!(near.recv::<i32>().expect("a number"), 8);
+        near.close().expect("closed");
+        Queue::<u32>::bounded(1).and_then(|queue| queue.ready_fd()).expect("a descriptor");
     });
 }
