@@ -284,7 +284,7 @@ fn na_30_limits_are_kept_while_a_peer_is_stopped() {
         };
         let child = context.process(child, (queue.clone(), plain.clone())).start().expect("a child");
         let mut held_up = 0;
-        for round in 0..40 {
+        for round in 0..20 {
             std::thread::sleep(Duration::from_micros(2000 + round * 777));
             kill(child.pid(), Signal::STOP);
             wait_until("it is stopped", || state_of(child.pid()) == Some('T'));

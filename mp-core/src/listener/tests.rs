@@ -52,6 +52,10 @@ fn families(test: impl Fn(Address)) {
     ));
     test("127.0.0.1:0".parse().unwrap());
     test(Address::try_from(("localhost", 0)).unwrap());
+    // Where there is IPv6.
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        test("[::1]:0".parse().unwrap());
+    }
 }
 
 fn kind(error: Error) -> ErrorKind {
