@@ -216,18 +216,44 @@ fn descriptors_on_their_way_have_a_limit() {
     });
 }
 
+/// Whatever kind of queue, and however the putter ends.
 #[test]
-fn na_13_killed_right_after_put() {
+fn na_13_gone_right_after_put() {
+    type Item = (u32, Handle<File>);
+    type Queues = (Queue<Item>, JoinableQueue<Item>, SimpleQueue<Item>);
     for_each_method(|context| {
-        let queue = Queue::<(u32, Handle<File>)>::unbounded().expect("a queue");
-        let child = |queue: Queue<(u32, Handle<File>)>| {
-            queue.put((7, file(7))).expect("put");
-            kill(std::process::id(), Signal::KILL);
+        let queues: Queues = (
+            Queue::bounded(4).expect("a queue"),
+            JoinableQueue::unbounded().expect("a queue"),
+            SimpleQueue::new().expect("a queue"),
+        );
+        let put = |(queue, joinable, simple): Queues, way: String| {
+            queue.put((1, file(1))).expect("put");
+            queue.put_many([(2, file(2)), (3, file(3))]).expect("put");
+            joinable.put((4, file(4))).expect("put");
+            simple.put((5, file(5))).expect("put");
+            match &*way {
+                "kill" => kill(std::process::id(), Signal::KILL),
+                "abort" => std::process::abort(),
+                "panic" => panic!("as it is meant to be"),
+                // SAFETY: ends the process, and runs nothing of it any more.
+                _ => unsafe { libc::_exit(3) },
+            }
         };
-        let child = context.process(child, (queue.clone(),)).start().expect("a child");
-        assert!(child.join().is_err());
-        let (number, mut file) = queue.try_get().expect("an item");
-        assert_eq!((number, name(&mut file)), (7, 7));
+        for way in ["kill", "abort", "panic", "_exit"] {
+            let child = context.process(put, (queues.clone(), way.to_owned())).start().expect("a child");
+            assert!(child.join().is_err());
+            let (queue, joinable, simple) = &queues;
+            let mut items: Vec<Item> = (0..3).map(|_| queue.try_get().expect("an item")).collect();
+            items.push(joinable.try_get().expect("an item"));
+            items.push(simple.try_get().expect("an item"));
+            for (expected, (number, mut file)) in (1..).zip(items) {
+                assert_eq!((number, name(&mut file)), (expected, u64::from(expected)));
+            }
+            joinable.task_done().expect("one item");
+            joinable.join().expect("the putter owes nothing");
+            assert!(queue.is_empty() && joinable.is_empty() && simple.is_empty());
+        }
     });
 }
 
