@@ -231,6 +231,30 @@ fn more_consumers_than_places_come_and_go() {
     });
 }
 
+/// Nobody joins while they die; none of them is forgotten.
+#[test]
+fn more_consumers_die_than_there_are_places() {
+    const DEAD: u64 = 300;
+    for_each_method(|context| {
+        let queue = JoinableQueue::<u64>::unbounded().expect("a queue");
+        queue.put_many(0..2 * DEAD).expect("put");
+        let take_two = |queue: JoinableQueue<u64>| drop(queue.get_many(2).expect("items"));
+        for _ in 0..DEAD {
+            let child = context.process(take_two, (queue.clone(),)).start().expect("a child");
+            child.join().expect("an orderly end");
+        }
+        let mut told = 0;
+        while queue.unfinished() > 0 || told < 2 * DEAD {
+            match queue.join_timeout(SOON) {
+                Err(Error::ConsumerDied { owed, .. }) => told += owed,
+                other => panic!("{other:?} when {told} were told of"),
+            }
+        }
+        assert_eq!(told, 2 * DEAD);
+        queue.join().expect("nothing is left");
+    });
+}
+
 #[test]
 fn jq_03_a_bounded_one() {
     for_each_method(|context| {
