@@ -206,6 +206,13 @@ fn auth_05_malformed_messages() {
         failed(fake_client(|stream| drop(stream.write_all(bytes))), why);
         failed(fake_listener(|stream| drop(stream.write_all(bytes))), if why == "kind 1" { "" } else { why });
     }
+    // Somebody who goes on and on is not read any further, on either side.
+    let endless = |stream: &mut TcpStream| {
+        let sent = stream.write_all(&vec![0; 64 << 20]);
+        assert!(sent.is_err(), "it read 64 MiB of nonsense");
+    };
+    failed(fake_client(endless), "something else");
+    failed(fake_listener(endless), "something else");
     failed(
         fake_client(|stream| drop(stream.shutdown(Shutdown::Write))),
         "the peer left before its challenge",

@@ -279,14 +279,17 @@ fn conn_15_small_messages_over_tcp() {
         let here = Connection::from_fd(stream.into()).expect("a connection");
         here.send_bytes(b"").expect("sent");
         here.recv_bytes().expect("a first answer");
-        let start = Instant::now();
-        for _ in 0..100 {
-            here.send_bytes(&[7; 10]).expect("sent");
-            assert_eq!(here.recv_bytes().expect("bytes"), [7; 10]);
-        }
-        // A delayed acknowledgement takes 40 ms.
-        let took = start.elapsed();
-        assert!(took < Duration::from_secs(2), "100 answers took {took:?}");
+        let hundred = || {
+            let start = Instant::now();
+            for _ in 0..100 {
+                here.send_bytes(&[7; 10]).expect("sent");
+                assert_eq!(here.recv_bytes().expect("bytes"), [7; 10]);
+            }
+            start.elapsed()
+        };
+        // Delayed acknowledgements of 40 ms would make all of them far longer; a busy machine makes one.
+        let took = [(); 3].map(|()| hundred());
+        assert!(took.iter().any(|took| *took < Duration::from_secs(1)), "100 answers took {took:?}");
         let message = pattern(3 << 20);
         here.send_bytes(&message).expect("sent");
         assert!(here.recv_bytes().expect("bytes") == message);

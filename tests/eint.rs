@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use mp_sync::{Barrier, BoundedSemaphore, Condition, Event, Lock, RLock, Semaphor
 use multiprocess::core::Error;
 use multiprocess::core::connection::{Connection, pipe};
 use multiprocess::core::wait::wait_ready;
-use multiprocess::{Address, Listener, Pool, ProcessError, connect, current_process};
+use multiprocess::{
+    Address, Handle, JoinableQueue, Listener, Pool, ProcessError, Queue, connect, current_process,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use common::{for_each_method, is_running, state_of, wait_until};
@@ -74,6 +77,49 @@ fn eint_01_receive_and_send() {
         here.send(&()).expect("sent");
         assert!(here.recv::<u32>().expect("a count") >= 1);
         child.join().expect("an orderly end");
+    });
+}
+
+/// Queues as connections: whoever waits for an item, for room or for the last `task_done` waits on.
+#[test]
+fn eint_01_queues() {
+    for_each_method(|context| {
+        for which in 0..4 {
+            let queue = JoinableQueue::<u32>::bounded(1).expect("a queue");
+            let files = Queue::<Handle<File>>::bounded(1).expect("a queue");
+            let wait =
+                |queue: JoinableQueue<u32>, files: Queue<Handle<File>>, which: usize, there: Connection| {
+                    count_signals();
+                    there.send("ready").expect("sent");
+                    match which {
+                        0 => assert_eq!(queue.get().expect("an item"), 7),
+                        1 => queue.put(8).expect("put"),
+                        2 => queue.join().expect("all are done"),
+                        _ => drop(files.get().expect("a file")),
+                    }
+                    there.send(&()).expect("sent");
+                    SIGNALS.load(SeqCst)
+                };
+            if [1, 2].contains(&which) {
+                queue.put(7).expect("put");
+            }
+            let (here, there) = pipe().expect("a pipe");
+            let arguments = (queue.clone(), files.clone(), which, there);
+            let child = context.process(wait, arguments).start().expect("a child");
+            assert_eq!(here.recv::<String>().expect("a word of the child"), "ready");
+            for _ in 0..20 {
+                interrupt(child.pid());
+                assert!(!here.poll(Duration::from_millis(5)).expect("a poll"), "it did not wait");
+            }
+            match which {
+                0 => queue.put(7).expect("put"),
+                1 => assert_eq!(queue.get().expect("an item"), 7),
+                2 => queue.get().map(drop).and_then(|()| queue.task_done()).expect("done"),
+                _ => files.put(Handle(File::open("/dev/null").expect("a file"))).expect("put"),
+            }
+            here.recv::<()>().expect("it waits no more");
+            assert!(child.join().expect("a count") >= 5);
+        }
     });
 }
 
@@ -196,6 +242,16 @@ fn eint_03_time_limits() {
         within("condition", &|| {
             let mut guard = condition.lock().expect("the lock");
             assert!(!condition.wait_timeout(&mut guard, limit).expect("the lock"));
+        });
+        let (empty, full) =
+            (JoinableQueue::<u32>::bounded(1).expect("a queue"), Queue::<u32>::bounded(1).expect("a queue"));
+        full.put(1).expect("put");
+        within("get", &|| assert!(empty.get_timeout(limit).is_err()));
+        within("get_many", &|| assert!(empty.get_many_timeout(2, limit).is_err()));
+        within("put", &|| assert!(full.put_timeout(2, limit).is_err()));
+        within("join of a queue", &|| {
+            empty.put(1).and_then(|()| empty.get()).expect("an item");
+            assert!(empty.join_timeout(limit).is_err());
         });
         within("wait", &|| assert!(wait_ready(&[&here], Some(limit)).expect("a wait").is_empty()));
         here.send(&()).expect("sent");

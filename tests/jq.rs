@@ -5,35 +5,36 @@ mod common;
 use std::time::{Duration, Instant};
 
 use mp_queue::Error;
-use multiprocess::{Connection, Context, Event, JoinableQueue, Process, pipe};
+use multiprocess::{Connection, Context, Event, JoinableQueue, Process, RawValue, pipe};
 use rustix::process::{Pid, Signal, kill_process};
 
-use common::{SOON, for_each_method, is_running, sleep_for_ever, wait_until};
+use common::{NOTICED, SOON, for_each_method, is_running, sleep_for_ever, state_of, wait_until};
 
 #[test]
 fn jq_01_join_waits_for_all_tasks() {
     for_each_method(|context| {
         let queue = JoinableQueue::<Option<u32>>::unbounded().expect("a queue");
-        let worker = |queue: JoinableQueue<Option<u32>>| {
-            let mut seen = 0;
+        let worked = RawValue::new(0_u32).expect("a counter");
+        let worker = |queue: JoinableQueue<Option<u32>>, worked: RawValue<u32>| {
             while queue.get().expect("an item").is_some() {
                 std::thread::sleep(Duration::from_millis(100));
-                seen += 1;
+                worked.fetch_add(1);
                 queue.task_done().expect("one item");
             }
             queue.task_done().expect("the stop mark");
-            seen
         };
-        let workers: Vec<Process<u32>> =
-            (0..4).map(|_| context.process(worker, (queue.clone(),)).start().expect("a child")).collect();
+        let start = || context.process(worker, (queue.clone(), worked.clone())).start().expect("a child");
+        let workers: Vec<Process<()>> = (0..4).map(|_| start()).collect();
         let began = Instant::now();
         queue.put_many((0..10).map(Some)).expect("put");
         queue.join().expect("all are done");
+        assert_eq!((worked.get(), queue.unfinished()), (10, 0));
         // Four at a time.
         assert!(began.elapsed() >= Duration::from_millis(300) && queue.is_empty());
         queue.put_many([None; 4]).expect("put");
-        assert_eq!(workers.iter().map(|worker| worker.join().expect("a number")).sum::<u32>(), 10);
+        workers.iter().for_each(|worker| worker.join().expect("an orderly end"));
         queue.join_timeout(SOON).expect("all are done");
+        assert_eq!(worked.get(), 10);
     });
 }
 
@@ -85,7 +86,7 @@ fn death(queue: &JoinableQueue<u32>) -> (u32, u64) {
     let began = Instant::now();
     match queue.join() {
         Err(Error::ConsumerDied { pid, owed }) => {
-            assert!(began.elapsed() < Duration::from_secs(2));
+            assert!(began.elapsed() < NOTICED);
             (pid, owed)
         }
         other => panic!("{other:?}"),
@@ -123,6 +124,24 @@ fn join_ends_when_a_consumer_died() {
     });
 }
 
+/// Who ends in good order owes no less than who is killed.
+#[test]
+fn join_ends_when_a_consumer_ended_by_itself() {
+    for_each_method(|context| {
+        let queue = JoinableQueue::<u32>::unbounded().expect("a queue");
+        queue.put_many(0..4).expect("put");
+        let child = |queue: JoinableQueue<u32>| {
+            assert_eq!(queue.get_each(4).expect("items").len(), 4);
+            queue.task_done().expect("one of four");
+        };
+        let child = context.process(child, (queue.clone(),)).start().expect("a child");
+        child.join().expect("an orderly end");
+        assert_eq!(death(&queue), (child.pid(), 3));
+        queue.join().expect("nothing is left");
+        assert!(matches!(queue.task_done(), Err(Error::TooManyDone)));
+    });
+}
+
 #[test]
 fn one_who_did_all_may_die() {
     for_each_method(|context| {
@@ -154,8 +173,14 @@ fn all_who_join_are_told_or_go_on() {
             .map(|_| context.process(joiner, (queue.clone(), told.clone())).start().expect("a child"))
             .collect();
         let child = debtor(context, &queue, 3, 0);
+        for joiner in &joiners {
+            wait_until("it sleeps", || state_of(joiner.pid()) == Some('S'));
+        }
         kill(&child);
+        let killed = Instant::now();
         // One is told, the others see that nothing is left.
+        wait_until("one is told", || told.is_set());
+        assert!(killed.elapsed() < NOTICED, "told after {:?}", killed.elapsed());
         let mut owed: Vec<u64> = joiners.iter().map(|joiner| joiner.join().expect("a number")).collect();
         owed.sort();
         assert_eq!(owed, [0, 3]);
@@ -203,6 +228,30 @@ fn more_consumers_than_places_come_and_go() {
         kill(&child);
         assert_eq!(death(&queue), (child.pid(), 1));
         assert!(child.join().is_err());
+    });
+}
+
+/// Nobody joins while they die; none of them is forgotten.
+#[test]
+fn more_consumers_die_than_there_are_places() {
+    const DEAD: u64 = 300;
+    for_each_method(|context| {
+        let queue = JoinableQueue::<u64>::unbounded().expect("a queue");
+        queue.put_many(0..2 * DEAD).expect("put");
+        let take_two = |queue: JoinableQueue<u64>| drop(queue.get_many(2).expect("items"));
+        for _ in 0..DEAD {
+            let child = context.process(take_two, (queue.clone(),)).start().expect("a child");
+            child.join().expect("an orderly end");
+        }
+        let mut told = 0;
+        while queue.unfinished() > 0 || told < 2 * DEAD {
+            match queue.join_timeout(SOON) {
+                Err(Error::ConsumerDied { owed, .. }) => told += owed,
+                other => panic!("{other:?} when {told} were told of"),
+            }
+        }
+        assert_eq!(told, 2 * DEAD);
+        queue.join().expect("nothing is left");
     });
 }
 

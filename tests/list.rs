@@ -16,14 +16,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use common::{Belongings, Mark, SOON, Scratch, alone, for_each_method, for_methods, wait_until};
 
-/// An address of each family.
-fn addresses(scratch: &Scratch) -> [Address; 3] {
+/// An address of each family; of IPv6 too where there is that.
+fn addresses(scratch: &Scratch) -> Vec<Address> {
     let name = format!("mp-test-{}", Mark::new().value());
-    [
-        scratch.file("socket").into(),
-        Address::Abstract(name.into_bytes()),
-        "127.0.0.1:0".parse().expect("an address"),
-    ]
+    let six = std::net::TcpListener::bind("[::1]:0").is_ok().then_some("[::1]:0");
+    let tcp = std::iter::once("127.0.0.1:0").chain(six).map(|text| text.parse().expect("an address"));
+    [scratch.file("socket").into(), Address::Abstract(name.into_bytes())].into_iter().chain(tcp).collect()
 }
 
 fn kind(result: Result<Connection, Error>) -> ErrorKind {
@@ -63,8 +61,9 @@ fn list_02_03_a_child_connects_and_sends() {
     for_each_method(|context| {
         let scratch = Scratch::new();
         let fresh = Listener::new().expect("a listener");
-        let others = addresses(&scratch).map(|address| Listener::bind(address).expect("a listener"));
-        for listener in others.into_iter().chain([fresh]) {
+        let addresses = addresses(&scratch).into_iter();
+        let others = addresses.map(|address| Listener::bind(address).expect("a listener"));
+        for listener in others.chain([fresh]) {
             let address = listener.address().expect("an address").clone();
             let child = |address: Address| {
                 let client = connect(address, None).expect("a connection");

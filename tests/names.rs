@@ -141,7 +141,8 @@ fn start_13_the_public_names_are_those_of_the_list() {
     assert!(missing.is_empty() && unexpected.is_empty(), "missing: {missing:?}; unexpected: {unexpected:?}");
 }
 
-/// The names of Python's module that concern processes are all there, as it spells them.
+/// The names of Python's module that concern processes, queues and connections are all there: as it spells them, or for functions
+/// as Rust does.
 #[test]
 fn start_13_the_names_of_python_are_there() {
     let python = [
@@ -160,6 +161,13 @@ fn start_13_the_names_of_python_are_there() {
     ];
     let exported = exported();
     for name in python.into_iter().chain(["Pool", "Process", "ProcessError"]) {
+        assert!(exported.contains(name), "{name}");
+    }
+    // `Pipe`, `connection.Client`, `connection.wait` are functions; the exceptions are variants of the error.
+    for name in ["JoinableQueue", "Queue", "SimpleQueue", "Connection", "Listener", "AuthKey"] {
+        assert!(exported.contains(name), "{name}");
+    }
+    for name in ["pipe", "simplex_pipe", "connect", "wait_ready"] {
         assert!(exported.contains(name), "{name}");
     }
 }

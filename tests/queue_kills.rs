@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use common::{SOON, is_running};
+use common::{SOON, block_on, is_running};
 use mp_queue::Error;
 use multiprocess::{Handle, JoinableQueue, Queue, RawArray};
 use referee::Worker;
@@ -184,7 +184,7 @@ where
     assert_eq!(board.words[PANICS].load(SeqCst), 0, "{name}: workers panicked");
 }
 
-fn put_for_life(worker: &mut Worker<Shop<Queue<Item>>>, files: u64) {
+fn put_for_life(worker: &mut Worker<Shop<Queue<Item>>>, files: u64, forms: u64) {
     let shop = worker.thing.clone();
     let me = worker.number as u64;
     while worker.goes_on() {
@@ -199,36 +199,73 @@ fn put_for_life(worker: &mut Worker<Shop<Queue<Item>>>, files: u64) {
         };
         let files: Vec<bool> = numbers.clone().map(|_| worker.random.below(100) < files).collect();
         let mut items = numbers.clone().zip(files).map(|(number, file)| Item::new(me, number, file));
-        let result = worker.wait(|shop| match count {
-            1 => items.by_ref().try_for_each(|item| shop.queue.put(item)),
-            _ => shop.queue.put_many(&mut items),
-        });
+        let form = worker.random.below(forms);
+        let result = worker.wait(|shop| put(&shop.queue, form, count, &mut items));
         match result {
-            Ok(()) => shop.acknowledge(me, numbers),
+            Ok(put) => shop.acknowledge(me, numbers.start..numbers.start + put),
+            // Within no time.
+            Err(Error::Full) => assert!(form > 0, "a put without a limit ended"),
             Err(Error::Closed) => assert!(!worker.goes_on(), "it was closed by nobody"),
             Err(error) => panic!("{error:#}"),
         }
     }
 }
 
-fn get_for_life(worker: &mut Worker<Shop<Queue<Item>>>) {
+const MOMENT: Duration = Duration::from_millis(2);
+
+/// Puts `count` items by a form of the calls; how many are in it.
+fn put(
+    queue: &Queue<Item>,
+    form: u64,
+    count: u64,
+    mut items: impl Iterator<Item = Item>,
+) -> mp_queue::Result<u64> {
+    if count > 1 {
+        return match form {
+            0 => queue.put_many(items).map(|()| count),
+            1 => queue.try_put_many(items).map(|put| put as u64),
+            2 => queue.put_many_timeout(items, MOMENT).map(|put| put as u64),
+            _ => block_on(queue.put_many_async(items)).map(|()| count),
+        };
+    }
+    let Some(item) = items.next() else { return Ok(0) };
+    let result = match form {
+        0 => queue.put(item),
+        1 => queue.try_put(item),
+        2 => queue.put_timeout(item, MOMENT),
+        _ => block_on(queue.put_async(item)),
+    };
+    result.map(|()| 1)
+}
+
+/// Gets up to `most` items by a form of the calls.
+fn get(queue: &Queue<Item>, form: u64, most: usize) -> mp_queue::Result<Vec<Item>> {
+    match (form, most) {
+        (0, 1) => queue.get().map(|item| vec![item]),
+        (1, 1) => queue.try_get().map(|item| vec![item]),
+        (2, 1) => queue.get_timeout(MOMENT).map(|item| vec![item]),
+        (3, 1) => block_on(queue.get_async()).map(|item| vec![item]),
+        (0, _) => queue.get_many(most),
+        (1, _) => queue.try_get_many(most),
+        (2, _) => queue.get_each_timeout(most, MOMENT)?.into_iter().collect(),
+        _ => block_on(queue.get_many_async(most)),
+    }
+}
+
+fn get_for_life(worker: &mut Worker<Shop<Queue<Item>>>, forms: u64) {
     let shop = worker.thing.clone();
     shop.settle(worker.number);
     let mut last = [None; WORKERS];
     loop {
         let most = if worker.random.below(4) == 0 { worker.random.below(BATCH) + 1 } else { 1 };
         shop.asks(worker.number, most);
-        let items = worker.wait(|shop| match most {
-            1 => shop.queue.get().map(|item| vec![item]),
-            _ => shop.queue.get_many(most as usize),
-        });
+        let form = worker.random.below(forms);
+        let items = worker.wait(|shop| get(&shop.queue, form, most as usize));
         match items {
             Ok(items) => items.iter().for_each(|item| shop.receive(item, &mut last)),
-            // With one item of several the others are gone, too.
-            Err(Error::HandlesLost) => {
-                shop.lost.fetch_add(1, 1).expect("in range");
-                shop.lost.fetch_add(0, most - 1).expect("in range");
-            }
+            // Such an item comes alone, and costs no other.
+            Err(Error::HandlesLost) => drop(shop.lost.fetch_add(1, 1).expect("in range")),
+            Err(Error::Empty) => assert!(form > 0, "a get without a limit ended"),
             Err(Error::Closed) => {
                 assert!(!worker.goes_on(), "it was closed by nobody");
                 return shop.asks(worker.number, 0);
@@ -239,10 +276,11 @@ fn get_for_life(worker: &mut Worker<Shop<Queue<Item>>>) {
     }
 }
 
-fn trade(mut worker: Worker<Shop<Queue<Item>>>, files: u64) {
+/// Of each hundred items, `files` have a file; `forms` of the calls are in use, 1 for those without a limit.
+fn trade(mut worker: Worker<Shop<Queue<Item>>>, files: u64, forms: u64) {
     match worker.number % 2 {
-        0 => put_for_life(&mut worker, files),
-        _ => get_for_life(&mut worker),
+        0 => put_for_life(&mut worker, files, forms),
+        _ => get_for_life(&mut worker, forms),
     }
 }
 
@@ -253,22 +291,30 @@ fn close(shop: &Shop<Queue<Item>>) {
 #[test]
 fn na_02_na_13_a_bounded_queue() {
     let shop = Shop::new(Queue::bounded(8).expect("a queue"));
-    kills("bounded queue", &shop, |worker| trade(worker, 0), close);
+    kills("bounded queue", &shop, |worker| trade(worker, 0, 1), close);
     shop.close_the_books("bounded queue");
 }
 
 #[test]
 fn na_02_na_13_a_bounded_queue_of_items_with_files() {
     let shop = Shop::new(Queue::bounded(8).expect("a queue"));
-    kills("bounded queue with files", &shop, |worker| trade(worker, 60), close);
+    kills("bounded queue with files", &shop, |worker| trade(worker, 60, 1), close);
     shop.close_the_books("bounded queue with files");
 }
 
 #[test]
 fn na_02_na_13_an_unbounded_queue() {
     let shop = Shop::new(Queue::unbounded().expect("a queue"));
-    kills("unbounded queue", &shop, |worker| trade(worker, 10), close);
+    kills("unbounded queue", &shop, |worker| trade(worker, 10, 1), close);
     shop.close_the_books("unbounded queue");
+}
+
+/// By calls without waiting, with a time limit, and by futures.
+#[test]
+fn na_02_na_13_every_form_of_the_calls() {
+    let shop = Shop::new(Queue::bounded(8).expect("a queue"));
+    kills("bounded queue, every form", &shop, |worker| trade(worker, 20, 4), close);
+    shop.close_the_books("bounded queue, every form");
 }
 
 /// Who dies owing `task_done` is told of, and no debt is forgotten or counted twice.

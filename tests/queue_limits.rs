@@ -5,14 +5,18 @@ mod common;
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mp_queue::Error;
-use multiprocess::{Connection, Context, Handle, JoinableQueue, Lock, Queue, SimpleQueue, Value, pipe};
+use multiprocess::{
+    Connection, Context, Handle, JoinableQueue, Listener, Lock, Queue, SimpleQueue, Value, pipe,
+};
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, Uid, getrlimit, kill_process, setrlimit};
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 use common::{Belongings, SOON, alone, for_each_method, is_running, state_of, wait_until};
@@ -114,20 +118,7 @@ fn three_hundred_descriptors_in_one_item() {
 fn thousands_of_items_with_handles() {
     for_each_method(|context| {
         const ITEMS: u64 = 3000;
-        let queue = Queue::<(u64, Handle<File>)>::unbounded().expect("a queue");
-        // What is on its way at once has a limit: then it is as if the queue were full.
-        let mut put = 0;
-        let full = loop {
-            match queue.try_put((put, file(put))) {
-                Ok(()) => put += 1,
-                Err(error) => break error,
-            }
-        };
-        assert!(matches!(full, Error::Full), "{full}");
-        assert!(put >= 50, "{put} at once");
-        let began = Instant::now();
-        assert!(matches!(queue.put_timeout((put, file(put)), Duration::from_millis(50)), Err(Error::Full)));
-        assert!(began.elapsed() >= Duration::from_millis(50));
+        let queue = Queue::<(u64, Handle<File>)>::bounded(100).expect("a queue");
         let get = |queue: Queue<(u64, Handle<File>)>| {
             let mut expected = 0;
             for item in &queue {
@@ -138,7 +129,7 @@ fn thousands_of_items_with_handles() {
             expected
         };
         let getter = context.process(get, (queue.clone(),)).start().expect("a child");
-        for number in put..ITEMS - 100 {
+        for number in 0..ITEMS - 100 {
             queue.put((number, file(number))).expect("put");
         }
         queue.put_many((ITEMS - 100..ITEMS).map(|number| (number, file(number)))).expect("put");
@@ -147,18 +138,122 @@ fn thousands_of_items_with_handles() {
     });
 }
 
+/// Whether descriptors on their way are limited by memory alone.
+fn is_privileged() -> bool {
+    let capabilities = rustix::thread::capabilities(None).expect("capabilities").effective;
+    capabilities.contains(CapabilitySet::NET_ADMIN)
+        && capabilities.intersects(CapabilitySet::SYS_RESOURCE | CapabilitySet::SYS_ADMIN)
+}
+
+/// One thread puts first and gets later. Without rights less may wait: the test below.
 #[test]
-fn na_13_killed_right_after_put() {
+fn a_thousand_locks_wait_in_a_queue() {
+    if !is_privileged() {
+        println!("left out: without rights a thousand descriptors cannot be on their way");
+        return;
+    }
     for_each_method(|context| {
-        let queue = Queue::<(u32, Handle<File>)>::unbounded().expect("a queue");
-        let child = |queue: Queue<(u32, Handle<File>)>| {
-            queue.put((7, file(7))).expect("put");
-            kill(std::process::id(), Signal::KILL);
+        const ITEMS: u32 = 1000;
+        let queue = Queue::<(u32, Lock)>::unbounded().expect("a queue");
+        let lock = Lock::new().expect("a lock");
+        let put = |queue: Queue<(u32, Lock)>, lock: Lock| {
+            (0..ITEMS).for_each(|number| queue.put((number, lock.clone())).expect("put"));
+            queue.put_many((ITEMS..2 * ITEMS).map(|number| (number, lock.clone()))).expect("put");
         };
-        let child = context.process(child, (queue.clone(),)).start().expect("a child");
-        assert!(child.join().is_err());
-        let (number, mut file) = queue.try_get().expect("an item");
-        assert_eq!((number, name(&mut file)), (7, 7));
+        put(queue.clone(), lock.clone());
+        let child = context.process(put, (queue.clone(), lock.clone())).start().expect("a child");
+        child.join().expect("an orderly end");
+        assert!(queue.len() == 4 * ITEMS as usize && !queue.is_full());
+        let _held = lock.lock().expect("the lock");
+        for expected in (0..2 * ITEMS).chain(0..2 * ITEMS) {
+            let (number, lock) = queue.try_get().expect("an item");
+            assert!(number == expected && lock.locked());
+        }
+    });
+}
+
+/// Without rights, what may wait has a limit: then it is as if the queue were full. (Only root can become a user with whose
+/// descriptors nobody else's count.)
+#[test]
+fn descriptors_on_their_way_have_a_limit() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for_each_method(|context| {
+        let child = |files: u64| {
+            let user = Uid::from_raw(23456);
+            rustix::thread::set_thread_res_uid(user, user, user).expect("another user");
+            let limit = getrlimit(Resource::Nofile);
+            setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..limit }).expect("a limit");
+            let queue = Queue::<(u64, Handle<File>)>::unbounded().expect("a queue");
+            let mut put = 0;
+            let full = loop {
+                match queue.try_put((put, file(put))) {
+                    Ok(()) => put += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(full, Error::Full), "{full}");
+            let (began, limit) = (Instant::now(), Duration::from_millis(50));
+            assert!(matches!(queue.put_timeout((put, file(put)), limit), Err(Error::Full)));
+            assert!(began.elapsed() >= limit);
+            // There is room again for as much as the first took up.
+            let (number, mut first) = queue.get().expect("an item");
+            assert_eq!((number, name(&mut first)), (0, 0));
+            queue.try_put((put, file(put))).expect("put");
+            for expected in 1..=put {
+                let (number, mut file) = queue.get().expect("an item");
+                assert_eq!((number, name(&mut file)), (expected, expected));
+            }
+            put
+        };
+        for files in [200, 600] {
+            let child = context.process(child, (files,)).start().expect("a child");
+            let put = child.join().expect("a count");
+            // As many as files, or as the buffers hold where the system was not told otherwise.
+            assert!(put >= files.min(250) && put <= files + 1, "{put} with {files} files");
+        }
+    });
+}
+
+/// Whatever kind of queue, and however the putter ends.
+#[test]
+fn na_13_gone_right_after_put() {
+    type Item = (u32, Handle<File>);
+    type Queues = (Queue<Item>, JoinableQueue<Item>, SimpleQueue<Item>);
+    for_each_method(|context| {
+        let queues: Queues = (
+            Queue::bounded(4).expect("a queue"),
+            JoinableQueue::unbounded().expect("a queue"),
+            SimpleQueue::new().expect("a queue"),
+        );
+        let put = |(queue, joinable, simple): Queues, way: String| {
+            queue.put((1, file(1))).expect("put");
+            queue.put_many([(2, file(2)), (3, file(3))]).expect("put");
+            joinable.put((4, file(4))).expect("put");
+            simple.put((5, file(5))).expect("put");
+            match &*way {
+                "kill" => kill(std::process::id(), Signal::KILL),
+                "abort" => std::process::abort(),
+                "panic" => panic!("as it is meant to be"),
+                // SAFETY: ends the process, and runs nothing of it any more.
+                _ => unsafe { libc::_exit(3) },
+            }
+        };
+        for way in ["kill", "abort", "panic", "_exit"] {
+            let child = context.process(put, (queues.clone(), way.to_owned())).start().expect("a child");
+            assert!(child.join().is_err());
+            let (queue, joinable, simple) = &queues;
+            let mut items: Vec<Item> = (0..3).map(|_| queue.try_get().expect("an item")).collect();
+            items.push(joinable.try_get().expect("an item"));
+            items.push(simple.try_get().expect("an item"));
+            for (expected, (number, mut file)) in (1..).zip(items) {
+                assert_eq!((number, name(&mut file)), (expected, u64::from(expected)));
+            }
+            joinable.task_done().expect("one item");
+            joinable.join().expect("the putter owes nothing");
+            assert!(queue.is_empty() && joinable.is_empty() && simple.is_empty());
+        }
     });
 }
 
@@ -215,7 +310,7 @@ fn na_30_limits_are_kept_while_a_peer_is_stopped() {
         };
         let child = context.process(child, (queue.clone(), plain.clone())).start().expect("a child");
         let mut held_up = 0;
-        for round in 0..40 {
+        for round in 0..20 {
             std::thread::sleep(Duration::from_micros(2000 + round * 777));
             kill(child.pid(), Signal::STOP);
             wait_until("it is stopped", || state_of(child.pid()) == Some('T'));
@@ -346,5 +441,57 @@ fn na_17_ten_thousand_queues_leave_nothing() {
         go(3400);
         before.assert_same();
         assert!(mappings() <= mapped + 20, "{mapped} mappings before, {} now", mappings());
+    });
+}
+
+/// NA-17: a process that has no descriptor left gets errors that say so, and goes on when it has some again.
+#[test]
+fn na_17_a_process_without_descriptors_left() {
+    alone(|| {
+        let (queue, plain) = (
+            Queue::<Handle<File>>::unbounded().expect("a queue"),
+            Queue::<u32>::bounded(9).expect("a queue"),
+        );
+        for number in 0..4 {
+            queue.put(file(number)).expect("put");
+        }
+        let (near, far) = pipe().expect("a pipe");
+        far.send(&file(7)).and_then(|()| far.send(&8)).expect("sent");
+        let to_put = file(4);
+        let before = getrlimit(Resource::Nofile);
+        let lowest_free = File::open("/dev/null").expect("a file").as_raw_fd() as u64;
+        let most = Rlimit { current: Some(lowest_free), ..before };
+        setrlimit(Resource::Nofile, most).expect("a limit");
+
+        let says_so = |what: &str, error: String| {
+            assert!(error.contains("Too many open files"), "{what}: {error}");
+        };
+        says_so("bounded", Queue::<u32>::bounded(1).map(drop).expect_err("none left").to_string());
+        says_so("unbounded", Queue::<u32>::unbounded().map(drop).expect_err("none left").to_string());
+        says_so("joinable", JoinableQueue::<u32>::bounded(1).map(drop).expect_err("none left").to_string());
+        says_so("simple", SimpleQueue::<u32>::new().map(drop).expect_err("none left").to_string());
+        says_so("watched", queue.ready_fd().map(drop).expect_err("none left").to_string());
+        says_so("pipe", pipe().map(drop).expect_err("none left").to_string());
+        says_so("listener", Listener::new().map(drop).expect_err("none left").to_string());
+        says_so("closed", near.close().expect_err("none left").to_string());
+        // An item that cannot be received whole is gone, as one that cannot be decoded; the queue goes on.
+        says_so("get", queue.get().map(drop).expect_err("none left").to_string());
+        says_so("get_many", queue.get_many(2).map(drop).expect_err("none left").to_string());
+        assert_eq!(queue.len(), 2);
+        // What needs none, works.
+        plain.put(1).expect("put");
+        assert_eq!(plain.get().expect("an item"), 1);
+        says_so("put", queue.put_ref(&to_put).expect_err("none left").to_string());
+        assert_eq!(queue.len(), 2);
+
+        setrlimit(Resource::Nofile, before).expect("a limit");
+        queue.put(to_put).expect("put");
+        for expected in 2..=4 {
+            assert_eq!(name(&mut queue.get().expect("an item")), expected);
+        }
+        assert_eq!(name(&mut near.recv().expect("a file")), 7);
+        assert_eq!(near.recv::<i32>().expect("a number"), 8);
+        near.close().expect("closed");
+        Queue::<u32>::bounded(1).and_then(|queue| queue.ready_fd()).expect("a descriptor");
     });
 }

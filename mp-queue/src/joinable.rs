@@ -66,7 +66,9 @@ impl<T> JoinableQueue<T> {
     ///
     /// # Errors
     /// [`Error::ConsumerDied`], once for each, within 100 ms after a process ended that owed
-    /// `task_done`; its items then count as done, and `join` can be called again for the others.
+    /// `task_done`; its items then count as done, and `join` can be called again for the others. If hundreds died before
+    /// anybody joined, one error may stand for several of them, with all that they owed. Who gets items while 252 others that are
+    /// alive owe some is not missed when it dies.
     pub fn join(&self) -> Result<()> {
         self.join_within(None)
     }

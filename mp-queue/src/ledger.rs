@@ -9,6 +9,7 @@
 //! | an entry's `taken`       | the holder of the getters' lock                                       |
 //! | an entry's process       | the holder of the getters' lock                                       |
 //! | `INTENT`, `UNTIL`, `NEW` | the holder of the getters' lock                                       |
+//! | `BURIED`                 | the holder of the getters' lock adds, whoever joins takes             |
 //!
 //! What a process owes is what it took less what it did. Neither may be wrong by one for ever because of a death:
 //!
@@ -19,6 +20,9 @@
 //!   If it dies, whoever has the lock next sees whether the items were taken, because until then nobody else takes any.
 //!
 //! An item that is done by a process that owes nothing counts for the one that owes most: they handed it on.
+//!
+//! When all entries are taken, the place of a dead process goes to the next: what it owed counts as done, and `BURIED` keeps it
+//! for the next who joins.
 
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -46,6 +50,11 @@ const LAST: usize = 0;
 const INTENT: usize = 1;
 const UNTIL: usize = 2;
 const NEW: usize = 3;
+const BURIED: usize = 4;
+const WORDS: usize = 5;
+
+/// After a vain search for the dead among those who owe, there is none for so long.
+const VAIN: Duration = Duration::from_millis(100);
 
 /// How long an executor's thread waits for a getter that is at it, before it does something else.
 const TURN: Duration = Duration::from_millis(1);
@@ -75,16 +84,38 @@ impl Last {
     }
 }
 
+/// `BURIED`: the process that was buried last, and how many items all of them owed.
+struct Buried(u64);
+
+impl Buried {
+    const PID: u32 = 40;
+
+    fn pid(&self) -> u32 {
+        (self.0 >> Buried::PID) as u32
+    }
+
+    fn owed(&self) -> u64 {
+        self.0 & ((1 << Buried::PID) - 1)
+    }
+
+    fn and(&self, pid: u32, owed: u64) -> Buried {
+        Buried(u64::from(pid) << Buried::PID | (self.owed() + owed).min((1 << Buried::PID) - 1))
+    }
+}
+
 /// See the module.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     entries: [Shared<[AtomicU64; PER_BLOCK * ENTRY]>; BLOCKS],
-    words: Shared<[AtomicU64; 4]>,
+    words: Shared<[AtomicU64; WORDS]>,
     /// Counted up when nothing is unfinished.
     turn: Shared<[AtomicU32; 1]>,
     /// Where our entry was last time.
     #[serde(skip)]
     mine: AtomicUsize,
+    /// When we last looked for the dead in vain, in nanoseconds.
+    #[serde(skip)]
+    looked: AtomicU64,
 }
 
 impl Ledger {
@@ -94,6 +125,7 @@ impl Ledger {
             words: Shared::new()?,
             turn: Shared::new()?,
             mine: AtomicUsize::new(0),
+            looked: AtomicU64::new(0),
         })
     }
 
@@ -131,10 +163,51 @@ impl Ledger {
             // Its counts go on.
             owner.is_none_or(|owner| self.owes(*index) == 0 && !owner.is_alive())
         };
-        let free = (0..ENTRIES).find(is_free)?;
+        let free = (0..ENTRIES).find(is_free).or_else(|| self.bury())?;
         self.entry(free)[0].store(me, Relaxed);
         self.mine.store(free, Relaxed);
         Some(free)
+    }
+
+    /// Makes room among the dead who owe something; for the holder of the getters' lock.
+    #[cold]
+    fn bury(&self) -> Option<usize> {
+        let now = Deadline::now().as_nanos();
+        if now.saturating_sub(self.looked.load(Relaxed)) < VAIN.as_nanos() as u64 {
+            return None;
+        }
+        for index in 0..ENTRIES {
+            let owner = ProcessId::from_word(self.entry(index)[0].load(Relaxed));
+            let Some(owner) = owner.filter(|owner| !owner.is_alive()) else { continue };
+            // Who is killed between these two steps has it told of twice; never not at all. Others may do some of it meanwhile.
+            let mut noted = false;
+            loop {
+                let last = self.last();
+                let owed = self.owes(index);
+                if owed == 0 {
+                    return Some(index);
+                }
+                if !std::mem::replace(&mut noted, true) {
+                    let note = |before| Some(Buried(before).and(owner.pid(), owed).0);
+                    let _ = self.words[BURIED].fetch_update(AcqRel, Relaxed, note);
+                }
+                // Whoever joins is woken in any case, and sees for itself.
+                self.finish(last, Some(index), owed.min(Last::TAIL), 0);
+            }
+        }
+        self.looked.store(now, Relaxed);
+        None
+    }
+
+    /// Tells of the dead that were buried, once.
+    fn tell(&self) -> Result<()> {
+        if self.words[BURIED].load(Acquire) == 0 {
+            return Ok(());
+        }
+        match Buried(self.words[BURIED].swap(0, AcqRel)) {
+            Buried(0) => Ok(()),
+            buried => Err(Error::ConsumerDied { pid: buried.pid(), owed: buried.owed() }),
+        }
     }
 
     /// `LAST`, of which its entry knows.
@@ -232,6 +305,7 @@ impl Ledger {
             // In this order: what is done was put.
             let done = self.last().count();
             let put = ring.written();
+            self.tell()?;
             if done >= put {
                 return Ok(());
             }
@@ -257,6 +331,7 @@ impl Ledger {
             // In this order: what is done was put.
             let done = self.last().count();
             let put = ring.written();
+            self.tell()?;
             if done >= put {
                 return Ok(());
             }
@@ -304,6 +379,7 @@ impl Clone for Ledger {
             words: self.words.clone(),
             turn: self.turn.clone(),
             mine: AtomicUsize::new(self.mine.load(Relaxed)),
+            looked: AtomicU64::new(self.looked.load(Relaxed)),
         }
     }
 }

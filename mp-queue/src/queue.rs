@@ -30,8 +30,11 @@ const SMALL: usize = 128;
 /// than 100 ms. One that is stopped (`SIGSTOP`) in the middle of a call holds the others up until it goes on: the forms with a
 /// time limit keep it, and the async ones block no thread.
 ///
-/// Descriptors on their way are limited by the system: while those of some hundred items wait, a further item with handles finds
-/// the queue full, whatever its bound; the same lock, queue or file put often counts each time. Follows Python's `multiprocessing.Queue`, without its feeder thread.
+/// Without special rights, descriptors on their way are limited: all of a user's together to as many as one process may open
+/// (`RLIMIT_NOFILE`), and a queue to some 500 items with handles, or what `net.core.wmem_max` allows; each handle counts, even to
+/// the same lock or file. Beyond that the queue is full for such an item, whatever its bound, until somebody gets some.
+///
+/// Follows Python's `multiprocessing.Queue`, without its feeder thread.
 ///
 /// ```
 /// use mp_queue::Queue;

@@ -20,6 +20,7 @@ use mp_core::handle::Handle;
 use mp_core::liveness::ProcessId;
 use mp_core::message::Fds;
 use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
@@ -30,6 +31,8 @@ use crate::error::{Error, Result};
 
 /// The kernel takes so many at once.
 const BATCH: usize = 253;
+/// Bytes for messages that wait, each of them some 800; the kernel takes no more, and memory for those alone that are there.
+const ROOM: usize = (i32::MAX / 2) as usize;
 /// Number of the item, attempt, and which batch it is of how many.
 const MESSAGE: usize = 24;
 
@@ -55,6 +58,7 @@ impl Side {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (put, get) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .map_err(|errno| mp_core::Error::io("creating the sockets of a queue", errno))?;
+        widen(&put);
         Ok(Side(Arc::new(Ends { put: Handle(put), get: Handle(get) })))
     }
 
@@ -164,6 +168,14 @@ impl Side {
                 Err(errno) => return Err(receiving(errno)),
             }
         }
+    }
+}
+
+/// Makes room for as many messages as the system allows: without more rights than most have, that is twice the default.
+fn widen(put: &OwnedFd) {
+    if set_socket_send_buffer_size_force(put, ROOM).is_err() {
+        // What is more than allowed becomes what is allowed.
+        let _ = set_socket_send_buffer_size(put, ROOM);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use multiprocess as mp;
 use multiprocess::core::connection::{Connection, pipe};
-use multiprocess::{Context, Process, StartMethod};
+use multiprocess::{AuthKey, Context, Listener, Process, Queue, StartMethod};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::common::{is_running, sleep_for_ever, state_of, wait_until};
@@ -21,6 +21,9 @@ pub const TESTS: &[(&str, Test)] = &[
     ("na_12_busy_children_that_block_all_signals", busy_with_signals_blocked),
     ("na_12_stopped_children", || each_method("stopped")),
     ("na_12_children_blocked_in_recv", || each_method("recv")),
+    ("na_12_children_blocked_in_get", || each_method("get")),
+    ("na_12_children_blocked_in_put", || each_method("put")),
+    ("na_12_children_blocked_in_accept", || each_method("accept")),
     ("na_12_daemons", || each_method("daemon")),
     ("na_12_grandchildren", || each_method("grandchildren")),
     ("na_12_grandchildren_of_a_killed_child", killed_in_the_middle),
@@ -76,7 +79,13 @@ fn family(arguments: Vec<String>) {
     let [how, method] = &arguments[..] else { panic!("arguments are HOW METHOD, not {arguments:?}") };
     let context = mp::get_context(&**method).expect("a method");
     let (here, there) = pipe().expect("a pipe");
-    let start = || -> Vec<Process<()>> { (0..CHILDREN).map(|_| start_one(context, how, &there)).collect() };
+    // Of all children, and of nobody else when the head is dead.
+    let queue = Queue::bounded(1).expect("a queue");
+    if how == "put" {
+        queue.put(1).expect("put");
+    }
+    let start =
+        || -> Vec<Process<()>> { (0..CHILDREN).map(|_| start_one(context, how, &there, &queue)).collect() };
     let children = if how == "thread" {
         std::thread::scope(|scope| scope.spawn(start).join().expect("children"))
     } else {
@@ -85,6 +94,11 @@ fn family(arguments: Vec<String>) {
     let voices = if how == "grandchildren" { 2 * CHILDREN } else { CHILDREN };
     (0..voices).for_each(|_| here.recv::<()>().expect("a word of a child"));
     match &**how {
+        "get" | "put" => {
+            for child in &children {
+                wait_until("the child waits", || state_of(child.pid()) == Some('S'));
+            }
+        }
         "stopped" => {
             for child in &children {
                 send(child.pid(), Signal::STOP);
@@ -103,8 +117,8 @@ fn family(arguments: Vec<String>) {
     sleep_for_ever();
 }
 
-fn start_one(context: Context, how: &str, there: &Connection) -> Process<()> {
-    let arguments = (how.to_owned(), context.get_start_method().to_owned(), again(there));
+fn start_one(context: Context, how: &str, there: &Connection, queue: &Queue<u32>) -> Process<()> {
+    let arguments = (how.to_owned(), context.get_start_method().to_owned(), again(there), queue.clone());
     context.process(member, arguments).daemon(how == "daemon").start().expect("a child")
 }
 
@@ -115,16 +129,25 @@ fn again(connection: &Connection) -> Connection {
 }
 
 /// A child of the family.
-fn member(how: String, method: String, there: Connection) {
+fn member(how: String, method: String, there: Connection, queue: Queue<u32>) {
     let grandchild = (how == "grandchildren").then(|| {
         let context = mp::get_context(&*method).expect("a method");
-        start_one(context, "idle", &there)
+        start_one(context, "idle", &there, &queue)
     });
     there.send(&()).expect("sent");
     match &*how {
         "busy" => loop {
             std::hint::spin_loop();
         },
+        "get" | "put" => {
+            let result = if how == "get" { queue.get().map(drop) } else { queue.put(2) };
+            panic!("it waited for nothing: {result:?}");
+        }
+        "accept" => {
+            let address = format!("@mp-test-{}", std::process::id());
+            let listener = Listener::builder().authkey(AuthKey::random()).bind(address).expect("a listener");
+            listener.accept().expect("nobody ever comes");
+        }
         "recv" => {
             let (here, _open) = pipe().expect("a pipe");
             here.recv::<()>().expect("nothing ever comes");
@@ -138,7 +161,7 @@ fn member(how: String, method: String, there: Connection) {
 fn killed_in_the_middle() {
     crate::common::for_each_method(|context| {
         let (here, there) = pipe().expect("a pipe");
-        let child = start_one(context, "grandchildren", &there);
+        let child = start_one(context, "grandchildren", &there, &Queue::bounded(1).expect("a queue"));
         (0..2).for_each(|_| here.recv::<()>().expect("a word of a child"));
         child.kill().expect("a signal sent");
         child.join().expect_err("it was killed");

@@ -106,8 +106,17 @@ fn tcp(address: &std::net::SocketAddr, deadline: Option<Instant>) -> rustix::io:
         }
         Err(errno) => return Err(errno),
     }
+    refuse_itself(&socket)?;
     rustix::io::ioctl_fionbio(&socket, false)?;
     Ok(socket)
+}
+
+/// Where nobody listens at a port, the system may choose it for the client, and connect that to itself.
+pub(super) fn refuse_itself(socket: &OwnedFd) -> rustix::io::Result<()> {
+    match (net::getsockname(socket), net::getpeername(socket)) {
+        (Ok(own), Ok(Some(other))) if own == other => Err(Errno::CONNREFUSED),
+        _ => Ok(()),
+    }
 }
 
 fn authenticate(socket: &OwnedFd, key: &AuthKey, address: &Address, deadline: Option<Instant>) -> Result<()> {

@@ -15,7 +15,7 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, 
 use rustix::time::{TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
 use super::Address;
-use super::connect::{late, refused};
+use super::connect::{late, refuse_itself, refused};
 use super::place::through_file;
 use crate::auth::{AuthKey, Exchange, PATIENCE, Role, advance, begin};
 use crate::connection::Connection;
@@ -62,6 +62,9 @@ where
     if !connected {
         writable(socket.clone()).await?;
         socket_error(&socket).and_then(|outcome| outcome).map_err(fail)?;
+    }
+    if matches!(address, Address::Tcp(_)) {
+        refuse_itself(&socket).map_err(fail)?;
     }
     if let Some(key) = authkey {
         let mut exchange = Exchange::new(Role::Client, key.clone())?;

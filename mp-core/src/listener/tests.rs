@@ -52,6 +52,10 @@ fn families(test: impl Fn(Address)) {
     ));
     test("127.0.0.1:0".parse().unwrap());
     test(Address::try_from(("localhost", 0)).unwrap());
+    // Where there is IPv6.
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        test("[::1]:0".parse().unwrap());
+    }
 }
 
 fn kind(error: Error) -> ErrorKind {
@@ -139,6 +143,23 @@ fn list_06_connecting_to_nobody() {
     assert_eq!(kind(connect_timeout(port, None, LONG).unwrap_err()), ErrorKind::ConnectionRefused);
     let nobody = Address::Abstract(b"mp-test-nobody".to_vec());
     assert_eq!(kind(connect(nobody, None).unwrap_err()), ErrorKind::ConnectionRefused);
+}
+
+/// LIST-06: the system may give the client the very port that nobody listens at, and connect it to itself.
+#[test]
+fn list_06_nobody_meets_itself() {
+    // Clients get even ports first.
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let port = (40_000..50_000).step_by(2).find(free).unwrap();
+    let address = Address::from((std::net::Ipv4Addr::LOCALHOST, port));
+    let refused = |met: Result<Connection>| assert_eq!(kind(met.unwrap_err()), ErrorKind::ConnectionRefused);
+    // Each of them has its turn.
+    for _ in 0..20_000 {
+        refused(connect(&address, None));
+    }
+    for _ in 0..20_000 {
+        refused(block_on(connect_async(&address, None)));
+    }
 }
 
 /// CON-12, CON-14: a fresh place, for this user alone, that goes with the listener.

@@ -164,6 +164,39 @@ fn too_much_for_the_sockets() {
     put(&channel, b"x", &[fd]).expect("put");
 }
 
+/// The forms that wait do so for room in the sockets, too, and go on as soon as there is some.
+#[test]
+fn waiting_for_room_in_the_sockets() {
+    let queue = crate::Queue::<(u32, crate::Queue<u8>)>::unbounded().expect("memory");
+    set_socket_send_buffer_size(queue.channel().side.socket(), 1).expect("a size");
+    let inner = crate::Queue::unbounded().expect("memory");
+    let mut count = 0;
+    while queue.try_put((count, inner.clone())).is_ok() {
+        count += 1;
+    }
+    assert!(count > 0);
+    let late = queue.put_timeout((count, inner.clone()), Duration::from_millis(50));
+    assert!(matches!(late, Err(Error::Full)), "{late:?}");
+    {
+        let mut future = std::pin::pin!(queue.put_async((u32::MAX, inner.clone())));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(future.as_mut().poll(&mut context).is_pending());
+        // Dropped, it has put nothing.
+    }
+    let mut got = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| queue.put((count, inner.clone())).expect("put"));
+        scope
+            .spawn(|| queue.put_many([(count + 1, inner.clone()), (count + 2, inner.clone())]).expect("put"));
+        while got.len() < count as usize + 3 {
+            got.push(queue.get().expect("an item").0);
+        }
+    });
+    got.sort();
+    assert_eq!(got, (0..count + 3).collect::<Vec<_>>());
+    assert!(queue.is_empty());
+}
+
 #[test]
 fn a_put_that_comes_after_the_close_leaves_nothing() {
     let channel = channel();

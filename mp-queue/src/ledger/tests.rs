@@ -82,6 +82,24 @@ fn one_that_died_before_it_took_owes_nothing() {
     ledger.join(&ring, NO_TIME).expect("nothing is left");
 }
 
+/// More may die than there are entries before somebody joins: their places go to others, and no debt is forgotten.
+#[test]
+fn more_die_than_there_are_entries() {
+    const DEAD: u64 = 3 * ENTRIES as u64;
+    let (ledger, ring) = (Ledger::new().expect("memory"), ring());
+    put(&ring, 2 * DEAD + 1);
+    (0..DEAD).for_each(|number| take(&ledger, &ring, dead(number), 2, 3));
+    let mut told = 0;
+    while let Err(Error::ConsumerDied { pid, owed }) = ledger.join(&ring, NO_TIME) {
+        assert_eq!(pid, std::process::id());
+        told += owed;
+    }
+    assert_eq!((told, ledger.unfinished(&ring)), (2 * DEAD, 1));
+    take(&ledger, &ring, ProcessId::current().to_word(), 1, 3);
+    ledger.done(&ring).expect("the last one");
+    ledger.join(&ring, NO_TIME).expect("all are done");
+}
+
 #[test]
 fn one_that_died_between_the_steps_of_task_done_did_it() {
     let (ledger, ring) = (Ledger::new().expect("memory"), ring());
