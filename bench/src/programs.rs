@@ -27,6 +27,8 @@ pub fn peers(area: &Area, options: &Options, sink: &mut Sink) -> Result<()> {
 fn build_and_run(folder: &str, only: &str, what: &str, options: &Options, sink: &mut Sink) -> Result<()> {
     let target = target_dir().join(folder);
     let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        // As this program is built.
+        .envs([("CARGO_PROFILE_RELEASE_LTO", "fat"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")])
         .args(["build", "--quiet", "--release", "--manifest-path"])
         .arg(home().join(folder).join("Cargo.toml"))
         .env("CARGO_TARGET_DIR", &target)
