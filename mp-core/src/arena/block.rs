@@ -13,7 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::chunk::{Chunk, refused};
 use crate::handle;
 use crate::liveness::ProcessId;
-use crate::segment::Segment;
+
+/// What errors call it.
+const WHAT: &str = "shared block";
 
 /// A small piece of shared memory; a clone is another handle to the same piece.
 ///
@@ -111,7 +113,7 @@ impl fmt::Debug for Block {
 
 impl Serialize for Block {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        handle::serialize(serializer, "shared block", |fds| {
+        handle::serialize_counted(serializer, WHAT, |fds| {
             // This count travels with the message.
             self.chunk.retain(self.index);
             let (chunk, index) = (self.chunk.clone(), self.index);
@@ -123,9 +125,10 @@ impl Serialize for Block {
 
 impl<'de> Deserialize<'de> for Block {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Block, D::Error> {
-        handle::deserialize(deserializer, "shared block", |fds, (fd, index): (u32, u32)| {
-            let chunk = Chunk::open(Segment::from_shared_fd(fds.share(fd, "shared block")?)?)?;
-            if index >= chunk.capacity() || !chunk.is_live(index) {
+        handle::deserialize(deserializer, WHAT, |fds, (fd, index): (u32, u32)| {
+            let chunk = fds.chunk(fd, WHAT)?;
+            // The message gives its own count back when it is decoded.
+            if !chunk.try_retain(index) {
                 let blocks = chunk.capacity();
                 return Err(refused(format!("block {index} of a chunk with {blocks} is not in use")));
             }

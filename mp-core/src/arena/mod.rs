@@ -37,8 +37,11 @@ mod stack;
 mod loom;
 #[cfg(all(test, not(loom)))]
 mod tests;
+#[cfg(all(test, not(loom)))]
+mod tests_in_flight;
 
 pub use block::Block;
+pub(crate) use chunk::Chunk;
 pub use shared::{InSharedMemory, Shared};
 
 use std::ptr;

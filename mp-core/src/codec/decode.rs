@@ -10,8 +10,10 @@ use serde::de::{self, DeserializeSeed, Error as _, MapAccess, SeqAccess, Unexpec
 use serde::forward_to_deserialize_any;
 
 use super::lane::{self, Code, Elements};
-use super::{DEPTH, HANDLE, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR};
+use super::{COUNTED, DEPTH, HANDLE, PLAIN, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR};
 use crate::handle::{self, Table};
+
+mod counts;
 
 pub(super) struct Decoder<'de, 'f> {
     input: &'de [u8],
@@ -28,6 +30,8 @@ enum Extension<'de> {
     Seq(usize),
     Map(usize),
     Handle,
+    /// One of which the message owns a count.
+    Counted,
 }
 
 impl<'de, 'f> Decoder<'de, 'f> {
@@ -113,7 +117,8 @@ impl<'de, 'f> Decoder<'de, 'f> {
             0xc9 => self.length::<4>()?,
             0xd7 => return self.wide(),
             0xd4 => match self.array()? {
-                [HANDLE, 0] => return Ok(Extension::Handle),
+                [HANDLE, PLAIN] => return Ok(Extension::Handle),
+                [HANDLE, COUNTED] => return Ok(Extension::Counted),
                 [kind, _] => return Err(unknown(kind)),
             },
             _ => return Err(unknown(marker)),
@@ -252,6 +257,7 @@ impl<'de, 'f> Decoder<'de, 'f> {
                     Extension::Seq(length) => self.seq(length, visitor),
                     Extension::Map(length) => self.map(length, visitor),
                     Extension::Handle => self.handle(visitor),
+                    Extension::Counted => self.counted(visitor),
                 };
             }
         };
@@ -290,6 +296,11 @@ impl<'de, 'f> Decoder<'de, 'f> {
             table.lend();
         }
         self.nested(|decoder| visitor.visit_newtype_struct(decoder))
+    }
+
+    fn counted<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
+        self.note_count();
+        self.handle(visitor)
     }
 }
 
@@ -400,12 +411,16 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
     where
         V: Visitor<'de>,
     {
+        let start = self.input;
         let length = match self.marker()? {
             0x81 => return self.nested(|decoder| visitor.visit_enum(Variant { decoder })),
             marker @ 0xa0..=0xbf => (marker & 0x1f) as usize,
             0xd9 => self.length::<1>()?,
             0xda => self.length::<2>()?,
-            _ => return Err(Error::invalid_type(Unexpected::Other("no enum"), &visitor)),
+            _ => {
+                self.input = start;
+                return Err(Error::invalid_type(Unexpected::Other("no enum"), &visitor));
+            }
         };
         let name = str::from_utf8(self.split(length)?).map_err(Error::Utf8Error)?;
         visitor.visit_enum(BorrowedStrDeserializer::new(name))
@@ -420,10 +435,16 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
         if name != handle::MARK {
             return visitor.visit_newtype_struct(self);
         }
+        let start = self.input;
         let marker = self.marker()?;
         match self.extension(marker) {
             Ok(Extension::Handle) => self.handle(visitor),
-            _ => Err(Error::invalid_type(Unexpected::Other("no handle"), &visitor)),
+            Ok(Extension::Counted) => self.counted(visitor),
+            _ => {
+                // What is left begins with a whole value: see `counts`.
+                self.input = start;
+                Err(Error::invalid_type(Unexpected::Other("no handle"), &visitor))
+            }
         }
     }
 
