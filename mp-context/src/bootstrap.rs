@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
 use mp_core::connection::Connection;
-use mp_core::function::PreparedCall;
+use mp_core::function::{PreparedCall, discard_arguments};
 use mp_core::message::{Fds, Message};
 use mp_core::parcel;
 use mp_core::process::entry::Hello;
@@ -136,8 +136,11 @@ fn prepare(socket: &Connection) -> Result<StartMethod, String> {
 fn receive_call(socket: &Connection) -> Result<PreparedCall, String> {
     let mut arguments = receive(socket)?;
     let call: Call = split_head(&mut arguments).map_err(|error| error.to_string())?;
-    let prepared =
-        call.function.resolve().map_err(|error| error.to_string())?(&arguments.bytes, &mut arguments.fds);
+    let prepare = call.function.resolve().map_err(|error| {
+        discard_arguments(&arguments.bytes, &mut arguments.fds);
+        error.to_string()
+    })?;
+    let prepared = prepare(&arguments.bytes, &mut arguments.fds);
     prepared.map_err(|error| format!("{}: {error}", call.function.name()))
 }
 

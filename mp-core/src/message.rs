@@ -246,23 +246,23 @@ impl Fds {
         }
     }
 
-    /// Takes back everything that was attached after the table had `mark` entries; for a value whose encoding
-    /// failed.
-    pub(crate) fn truncate(&mut self, mark: Mark) {
+    /// Takes back everything that was attached after `mark` was made; for a value whose encoding failed, or panicked.
+    pub fn truncate(&mut self, mark: Mark) {
         let Some(carried) = &mut self.0 else { return };
         carried.slots.truncate(mark.slots);
         carried.undo(mark.on_unsent);
     }
 
-    pub(crate) fn mark(&self) -> Mark {
+    /// How full it is now.
+    pub fn mark(&self) -> Mark {
         let on_unsent = self.0.as_ref().map_or(0, |carried| carried.on_unsent.len());
         Mark { slots: self.len(), on_unsent }
     }
 }
 
-/// How full a table was.
-#[derive(Clone, Copy)]
-pub(crate) struct Mark {
+/// How full a table was; see [`Fds::truncate`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
     slots: usize,
     on_unsent: usize,
 }

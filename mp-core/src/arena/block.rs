@@ -116,8 +116,13 @@ impl Serialize for Block {
         handle::serialize_counted(serializer, WHAT, |fds| {
             // This count travels with the message.
             self.chunk.retain(self.index);
-            let (chunk, index) = (self.chunk.clone(), self.index);
-            fds.on_unsent(move || chunk.release(index));
+            let (chunk, index, pid) = (self.chunk.clone(), self.index, ProcessId::current().pid());
+            // A message that came with a fork is the parent's.
+            fds.on_unsent(move || {
+                if pid == ProcessId::current().pid() {
+                    chunk.release(index);
+                }
+            });
             Ok((fds.attach_shared(self.chunk.segment().shared_fd()), self.index))
         })
     }
