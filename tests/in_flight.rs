@@ -301,7 +301,7 @@ fn calls_that_are_never_done() {
             })
         };
         here.recv_timeout::<u32>(SOON).expect("a task is begun");
-        pool.terminate();
+        pool.terminate().expect("it is ours");
         call.join().expect("an error");
         drop(pool);
         lent.assert_all_back();
