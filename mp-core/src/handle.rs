@@ -32,6 +32,8 @@ thread_local! {
     static ENCODING: RefCell<Option<Fds>> = const { RefCell::new(None) };
     /// The table of the message that is being decoded, once its first handle was met.
     static DECODING: RefCell<Option<Fds>> = const { RefCell::new(None) };
+    /// The tables of messages inside of which others are being decoded.
+    static OUTER: RefCell<Vec<Option<Fds>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `encode`, the code of one handle, with `fds` lent to it.
@@ -48,25 +50,44 @@ pub(crate) fn lend<R>(fds: &mut Fds, encode: impl FnOnce() -> R) -> R {
 }
 
 /// The table of a message while it is decoded: stays with the decoder until the first handle comes.
+///
+/// It is taken back by whoever made it; to have nothing to drop keeps it off the path of messages without handles.
 pub(crate) struct Table<'a> {
     fds: &'a mut Fds,
     lent: bool,
-    previous: Option<Fds>,
 }
 
 impl<'a> Table<'a> {
     #[inline]
     pub(crate) fn new(fds: &'a mut Fds) -> Table<'a> {
-        Table { fds, lent: false, previous: None }
+        Table { fds, lent: false }
     }
 
     /// Makes the table reachable for handles until the message is decoded: serde may decode a handle later
     /// than it comes.
     pub(crate) fn lend(&mut self) {
         if !self.lent {
-            self.previous = DECODING.replace(Some(std::mem::take(self.fds)));
+            let outer = DECODING.replace(Some(std::mem::take(self.fds)));
+            OUTER.with_borrow_mut(|tables| tables.push(outer));
             self.lent = true;
         }
+    }
+
+    /// Ends decoding: what the message carried belongs to its bytes from the first handle on, and is given back.
+    pub(crate) fn take_back(&mut self) {
+        if self.lent {
+            let outer = OUTER.with_borrow_mut(Vec::pop).flatten();
+            *self.fds = DECODING.replace(outer).unwrap_or_default();
+            self.lent = false;
+            self.fds.delivered();
+            self.fds.settle();
+        }
+    }
+
+    /// Whether a handle was met.
+    #[inline]
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent
     }
 
     /// Notes that the message owns a count of this block: see [`Fds::owes`].
@@ -78,17 +99,6 @@ impl<'a> Table<'a> {
     /// Whether the counts of its handles belong to the bytes, rather than to what is undone when the message is dropped.
     pub(crate) fn is_delivered(&self) -> bool {
         self.lent || self.fds.is_delivered()
-    }
-}
-
-impl Drop for Table<'_> {
-    fn drop(&mut self) {
-        if self.lent {
-            *self.fds = DECODING.replace(self.previous.take()).unwrap_or_default();
-            // Even if decoding failed: what the message carried is given back by its bytes from the first handle on.
-            self.fds.delivered();
-            self.fds.settle();
-        }
     }
 }
 

@@ -280,6 +280,22 @@ impl Drop for Carried {
     }
 }
 
+impl Drop for Fds {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(carried) = self.0.take() {
+            give_up(carried);
+        }
+    }
+}
+
+/// Out of the way of messages that carry nothing.
+#[cold]
+#[inline(never)]
+fn give_up(carried: Box<Carried>) {
+    drop(carried);
+}
+
 impl fmt::Debug for Fds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()

@@ -1,8 +1,9 @@
 //! A handle to one block: counted, cloned, sent.
 //!
 //! When a process dies, the owner of a block gives back the counts of the handles that died with it, as soon as it needs
-//! memory. Handles in messages that nobody receives any more stay counted until the owner ends, and so do those of more
-//! processes than a chunk accounts for (64) at the same time. Nobody is harmed but the owner's memory.
+//! memory. Handles in messages that nobody decodes or discards (see [`message`](crate::message)) stay counted until the owner
+//! ends, and so do those of more processes than a chunk accounts for (64) at the same time. Nobody is harmed but the owner's
+//! memory.
 
 use std::fmt;
 use std::ptr::NonNull;

@@ -30,8 +30,6 @@ enum Extension<'de> {
     Seq(usize),
     Map(usize),
     Handle,
-    /// One of which the message owns a count.
-    Counted,
 }
 
 impl<'de, 'f> Decoder<'de, 'f> {
@@ -118,7 +116,10 @@ impl<'de, 'f> Decoder<'de, 'f> {
             0xd7 => return self.wide(),
             0xd4 => match self.array()? {
                 [HANDLE, PLAIN] => return Ok(Extension::Handle),
-                [HANDLE, COUNTED] => return Ok(Extension::Counted),
+                [HANDLE, COUNTED] => {
+                    self.note_count();
+                    return Ok(Extension::Handle);
+                }
                 [kind, _] => return Err(unknown(kind)),
             },
             _ => return Err(unknown(marker)),
@@ -257,7 +258,6 @@ impl<'de, 'f> Decoder<'de, 'f> {
                     Extension::Seq(length) => self.seq(length, visitor),
                     Extension::Map(length) => self.map(length, visitor),
                     Extension::Handle => self.handle(visitor),
-                    Extension::Counted => self.counted(visitor),
                 };
             }
         };
@@ -296,11 +296,6 @@ impl<'de, 'f> Decoder<'de, 'f> {
             table.lend();
         }
         self.nested(|decoder| visitor.visit_newtype_struct(decoder))
-    }
-
-    fn counted<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
-        self.note_count();
-        self.handle(visitor)
     }
 }
 
@@ -439,7 +434,6 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
         let marker = self.marker()?;
         match self.extension(marker) {
             Ok(Extension::Handle) => self.handle(visitor),
-            Ok(Extension::Counted) => self.counted(visitor),
             _ => {
                 // What is left begins with a whole value: see `counts`.
                 self.input = start;
