@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
 use mp_core::connection::Connection;
-use mp_core::function::PreparedCall;
+use mp_core::function::{PreparedCall, discard_arguments};
 use mp_core::message::{Fds, Message, SharedFd};
 use mp_core::parcel;
 use mp_core::process::entry::Hello;
@@ -169,8 +169,11 @@ fn become_child(preparation: Box<Preparation>, parent: Option<OwnedFd>) -> Resul
 
 /// The call with its arguments decoded.
 fn decode(call: &Call, mut arguments: Message) -> Result<PreparedCall, String> {
-    let prepared =
-        call.function.resolve().map_err(|error| error.to_string())?(&arguments.bytes, &mut arguments.fds);
+    let prepare = call.function.resolve().map_err(|error| {
+        discard_arguments(&arguments.bytes, &mut arguments.fds);
+        error.to_string()
+    })?;
+    let prepared = prepare(&arguments.bytes, &mut arguments.fds);
     prepared.map_err(|error| format!("{}: {error}", call.function.name()))
 }
 

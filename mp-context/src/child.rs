@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use mp_core::connection::Connection;
-use mp_core::message::{Fds, Message, SharedFd, decode_from};
+use mp_core::liveness::ProcessId;
+use mp_core::message::{Fds, Message, SharedFd, decode_from, discard};
 use mp_core::process::pidfd::{self, ExitStatus};
 use mp_core::wait::wait_ready;
 use mp_core::{Error, parcel};
@@ -75,11 +76,13 @@ pub(crate) struct End {
     value: Value,
 }
 
-/// An encoded result, for any number of askers.
-#[derive(Debug, Default)]
+/// An encoded result, for any number of askers. What it carries is given back with it.
+#[derive(Debug)]
 pub(crate) struct Value {
     bytes: Vec<u8>,
     fds: Vec<SharedFd>,
+    /// The process that received it: a child of a fork has only a copy.
+    pid: u32,
 }
 
 impl Value {
@@ -91,7 +94,22 @@ impl Value {
                 fd.try_clone().map_err(|error| Error::io("duplicating a descriptor of a result", error))?;
             fds.attach(duplicate.into());
         }
-        decode_from(&self.bytes, &mut fds)
+        decode_from(&self.bytes, &mut fds.into_copy())
+    }
+
+    fn new(message: Message) -> Value {
+        let fds = message.fds.iter().cloned().collect();
+        Value { bytes: message.bytes, fds, pid: ProcessId::current().pid() }
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        if self.pid == ProcessId::current().pid() {
+            let mut fds = Fds::new();
+            self.fds.drain(..).for_each(|fd| _ = fds.attach(fd));
+            discard(&self.bytes, &mut fds);
+        }
     }
 }
 
@@ -157,7 +175,7 @@ impl Child {
             }
             let how = tell(status);
             get_logger().info(format_args!("process {} (pid {}) {how}", self.name, self.pid));
-            End { status, farewell, value: value.unwrap_or_default() }
+            End { status, farewell, value: value.unwrap_or_else(|| Value::new(Message::default())) }
         });
         drop(turn);
         drop(lock(&self.lifeline).take());
@@ -170,7 +188,7 @@ impl Child {
         let message = self.socket.recv_message_timeout(Duration::ZERO).ok()?;
         let mut message = parcel::unpack(message).ok()?;
         let farewell = split_head::<Farewell>(&mut message).ok()?;
-        Some((farewell, Value { fds: message.fds.iter().cloned().collect(), bytes: message.bytes }))
+        Some((farewell, Value::new(message)))
     }
 
     pub fn is_alive(self: &Arc<Self>) -> bool {

@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::thread::LocalKey;
 
 use serde::de::{DeserializeOwned, Error as _, Visitor};
 use serde::ser::Error as _;
@@ -23,12 +24,16 @@ use crate::{Error, Result};
 
 /// The newtype struct that tells the codec that a handle comes.
 pub(crate) const MARK: &str = "$mp_core::handle";
+/// The same for the handle of a block in a shared arena, of which the message owns a count.
+pub(crate) const COUNTED: &str = "$mp_core::counted handle";
 
 thread_local! {
     /// The table of the message whose handle is being encoded.
     static ENCODING: RefCell<Option<Fds>> = const { RefCell::new(None) };
     /// The table of the message that is being decoded, once its first handle was met.
     static DECODING: RefCell<Option<Fds>> = const { RefCell::new(None) };
+    /// The tables of messages inside of which others are being decoded.
+    static OUTER: RefCell<Vec<Option<Fds>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `encode`, the code of one handle, with `fds` lent to it.
@@ -45,35 +50,55 @@ pub(crate) fn lend<R>(fds: &mut Fds, encode: impl FnOnce() -> R) -> R {
 }
 
 /// The table of a message while it is decoded: stays with the decoder until the first handle comes.
+///
+/// It is taken back by whoever made it; to have nothing to drop keeps it off the path of messages without handles.
 pub(crate) struct Table<'a> {
     fds: &'a mut Fds,
     lent: bool,
-    previous: Option<Fds>,
 }
 
 impl<'a> Table<'a> {
     #[inline]
     pub(crate) fn new(fds: &'a mut Fds) -> Table<'a> {
-        Table { fds, lent: false, previous: None }
+        Table { fds, lent: false }
     }
 
     /// Makes the table reachable for handles until the message is decoded: serde may decode a handle later
     /// than it comes.
     pub(crate) fn lend(&mut self) {
         if !self.lent {
-            self.previous = DECODING.replace(Some(std::mem::take(self.fds)));
+            let outer = DECODING.replace(Some(std::mem::take(self.fds)));
+            OUTER.with_borrow_mut(|tables| tables.push(outer));
             self.lent = true;
         }
     }
-}
 
-impl Drop for Table<'_> {
-    fn drop(&mut self) {
+    /// Ends decoding: what the message carried belongs to its bytes from the first handle on, and is given back.
+    pub(crate) fn take_back(&mut self) {
         if self.lent {
-            *self.fds = DECODING.replace(self.previous.take()).unwrap_or_default();
-            // Handles own now what the message carried for them, even if decoding failed after them.
+            let outer = OUTER.with_borrow_mut(Vec::pop).flatten();
+            *self.fds = DECODING.replace(outer).unwrap_or_default();
+            self.lent = false;
             self.fds.delivered();
+            self.fds.settle();
         }
+    }
+
+    /// Whether a handle was met.
+    #[inline]
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent
+    }
+
+    /// Notes that the message owns a count of this block: see [`Fds::owes`].
+    pub(crate) fn owes(&mut self, block: (u32, u32)) {
+        self.lend();
+        DECODING.with_borrow_mut(|fds| fds.iter_mut().for_each(|fds| fds.owes(block)));
+    }
+
+    /// Whether the counts of its handles belong to the bytes, rather than to what is undone when the message is dropped.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.lent || self.fds.is_delivered()
     }
 }
 
@@ -91,21 +116,62 @@ where
     S: Serializer,
     B: Serialize,
 {
+    serialize_as(MARK, serializer, what, attach)
+}
+
+/// As [`serialize`], for a block in a shared arena: `attach` takes a count of it for the message, and returns the index
+/// of the descriptor and that of the block.
+pub(crate) fn serialize_counted<S: Serializer>(
+    serializer: S,
+    what: &'static str,
+    attach: impl FnOnce(&mut Fds) -> Result<(u32, u32)>,
+) -> Result<S::Ok, S::Error> {
+    serialize_as(COUNTED, serializer, what, attach)
+}
+
+fn serialize_as<S, B>(
+    mark: &'static str,
+    serializer: S,
+    what: &'static str,
+    attach: impl FnOnce(&mut Fds) -> Result<B>,
+) -> Result<S::Ok, S::Error>
+where
+    S: Serializer,
+    B: Serialize,
+{
     struct Body<F> {
         what: &'static str,
         attach: Cell<Option<F>>,
     }
     impl<B: Serialize, F: FnOnce(&mut Fds) -> Result<B>> Serialize for Body<F> {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let (Some(mut fds), Some(attach)) = (ENCODING.take(), self.attach.take()) else {
+            let (Some(mut fds), Some(attach)) = (Borrowed::from(&ENCODING), self.attach.take()) else {
                 return Err(S::Error::custom(format_args!("a {} travels only inside a message", self.what)));
             };
-            let body = attach(&mut fds);
-            ENCODING.set(Some(fds));
+            let body = attach(&mut fds.fds);
+            drop(fds);
             body.map_err(S::Error::custom)?.serialize(serializer)
         }
     }
-    serializer.serialize_newtype_struct(MARK, &Body { what, attach: Cell::new(Some(attach)) })
+    serializer.serialize_newtype_struct(mark, &Body { what, attach: Cell::new(Some(attach)) })
+}
+
+/// A table out of its slot for the code of one handle, and back in it afterwards, even if that code panics.
+struct Borrowed {
+    fds: Fds,
+    slot: &'static LocalKey<RefCell<Option<Fds>>>,
+}
+
+impl Borrowed {
+    fn from(slot: &'static LocalKey<RefCell<Option<Fds>>>) -> Option<Borrowed> {
+        slot.take().map(|fds| Borrowed { fds, slot })
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.slot.set(Some(std::mem::take(&mut self.fds)));
+    }
 }
 
 /// Deserialises a handle named `what`: `adopt` gets the table and what [`serialize`] encoded.
@@ -138,11 +204,11 @@ where
 
         fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
             let body = B::deserialize(deserializer)?;
-            let Some(mut fds) = DECODING.take() else {
+            let Some(mut fds) = Borrowed::from(&DECODING) else {
                 return Err(D::Error::custom(format_args!("a {} travels only inside a message", self.what)));
             };
-            let adopted = (self.adopt)(&mut fds, body);
-            DECODING.set(Some(fds));
+            let adopted = (self.adopt)(&mut fds.fds, body);
+            drop(fds);
             adopted.map_err(|error| match error {
                 Error::Decode { reason, .. } => D::Error::custom(format_args!("{}: {reason}", self.what)),
                 error => D::Error::custom(error),

@@ -9,13 +9,18 @@
 //! Some handles are more than a descriptor: a block in a shared arena is counted, and while a message carries
 //! it, the message owns one count. The handle takes that count while it is encoded and registers with
 //! [`Fds::on_unsent`] how to give it back. Exactly one of three things happens then:
-//! - the message is sent: the callbacks are dropped uncalled, the count now belongs to the receiver;
-//! - the message is decoded in this process: the same as soon as the first handle is met, the decoded value
-//!   owns the count;
+//! - the message is sent: the callbacks are dropped uncalled, the count now belongs to the bytes that arrive;
+//! - the message is decoded in this process: the same as soon as the first handle is met;
 //! - the message is dropped: the callbacks run.
 //!
-//! A message that arrived and is never decoded closes its descriptors, but nobody knows its counts; the owner
-//! of the arena sweeps those.
+//! Counts that belong to bytes are given back when these are decoded: each handle that comes out of them takes one of
+//! its own, and at the end, however it came, by a value, an error or a panic, and however many handles were made, those
+//! of the bytes are given back, once for each place in the bytes. [`discard`] gives them back without decoding. So bytes
+//! are decoded or discarded once; of further copies, [`Fds::into_copy`] marks the tables.
+//!
+//! What is neither decoded nor discarded stays counted until the owner of the arena ends: messages in a socket and items
+//! in a queue whose last reader died, those that a reader was killed with, those whose descriptors were lost, and an
+//! arrived message that is dropped, because it might have been one of several copies.
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,6 +29,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::arena::Chunk;
 use crate::codec;
 use crate::segment::Segment;
 use crate::{Error, Result};
@@ -40,7 +46,11 @@ pub struct Fds(Option<Box<Carried>>);
 #[derive(Default)]
 struct Carried {
     slots: Vec<Slot>,
-    on_unsent: Vec<Box<dyn FnOnce() + Send>>,
+    on_unsent: Vec<Box<dyn FnOnce() + Send + Sync>>,
+    /// Shared blocks, by descriptor and index, of which the value that is being decoded owns a count.
+    owed: Vec<(u32, u32)>,
+    /// Somebody else keeps the counts.
+    is_copy: bool,
 }
 
 enum Slot {
@@ -50,6 +60,8 @@ enum Slot {
     Shared(SharedFd),
     /// A segment, mapped once for all handles that stand in it.
     Mapped(Segment),
+    /// A chunk of an arena, opened once for all blocks that lie in it.
+    Chunk(Arc<Chunk>),
     /// A handle took it.
     Taken,
 }
@@ -71,11 +83,11 @@ impl Fds {
     /// The table of a message that arrived.
     pub fn received(fds: impl IntoIterator<Item = OwnedFd>) -> Fds {
         let slots: Vec<Slot> = fds.into_iter().map(|fd| Slot::Own(fd.into())).collect();
-        if slots.is_empty() {
-            Fds::new()
-        } else {
-            Fds(Some(Box::new(Carried { slots, on_unsent: Vec::new() })))
+        let mut fds = Fds::new();
+        if !slots.is_empty() {
+            fds.carried().slots = slots;
         }
+        fds
     }
 
     /// Puts in a descriptor for one handle; returns the index that the handle encodes.
@@ -103,7 +115,7 @@ impl Fds {
 
     /// Registers how to give back what a handle took for its journey, should the message never be sent or
     /// decoded.
-    pub fn on_unsent(&mut self, undo: impl FnOnce() + Send + 'static) {
+    pub fn on_unsent(&mut self, undo: impl FnOnce() + Send + Sync + 'static) {
         self.carried().on_unsent.push(Box::new(undo));
     }
 
@@ -128,6 +140,7 @@ impl Fds {
         match self.slot(index, what)? {
             Slot::Own(fd) | Slot::Shared(fd) => Ok(fd.clone()),
             Slot::Mapped(segment) => Ok(segment.shared_fd().clone()),
+            Slot::Chunk(chunk) => Ok(chunk.segment().shared_fd().clone()),
             Slot::Taken => Err(taken(what, index)),
         }
     }
@@ -139,11 +152,22 @@ impl Fds {
         let slot = self.slot(index, what)?;
         let segment = match slot {
             Slot::Mapped(segment) => return Ok(segment.clone()),
+            Slot::Chunk(chunk) => return Ok(chunk.segment().clone()),
             Slot::Own(fd) | Slot::Shared(fd) => Segment::from_shared_fd(fd.clone())?,
             Slot::Taken => return Err(taken(what, index)),
         };
         *slot = Slot::Mapped(segment.clone());
         Ok(segment)
+    }
+
+    /// The chunk of an arena at `index` for a handle named `what`, opened when the first handle of the message asks.
+    pub(crate) fn chunk(&mut self, index: u32, what: &'static str) -> Result<Arc<Chunk>> {
+        if let Slot::Chunk(chunk) = self.slot(index, what)? {
+            return Ok(chunk.clone());
+        }
+        let chunk = Chunk::open(self.segment(index, what)?)?;
+        *self.slot(index, what)? = Slot::Chunk(chunk.clone());
+        Ok(chunk)
     }
 
     fn slot(&mut self, index: u32, what: &'static str) -> Result<&mut Slot> {
@@ -174,6 +198,7 @@ impl Fds {
         self.slots().iter().filter_map(|slot| match slot {
             Slot::Own(fd) | Slot::Shared(fd) => Some(fd),
             Slot::Mapped(segment) => Some(segment.shared_fd()),
+            Slot::Chunk(chunk) => Some(chunk.segment().shared_fd()),
             Slot::Taken => None,
         })
     }
@@ -185,24 +210,60 @@ impl Fds {
         }
     }
 
-    /// Takes back everything that was attached after the table had `mark` entries; for a value whose encoding
-    /// failed.
-    pub(crate) fn truncate(&mut self, mark: Mark) {
+    /// The table of one of several copies of a message, whose counts somebody keeps until the last is decoded: decoding
+    /// gives none back.
+    pub fn into_copy(mut self) -> Fds {
+        if let Some(carried) = &mut self.0 {
+            carried.is_copy = true;
+        }
+        self
+    }
+
+    /// Whether what it carried is given back by the bytes, rather than by what is undone.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.0.as_ref().is_some_and(|carried| carried.on_unsent.is_empty())
+    }
+
+    /// Notes that the value being decoded owns a count of a block, given by descriptor and index.
+    pub(crate) fn owes(&mut self, block: (u32, u32)) {
+        if let Some(carried) = &mut self.0 {
+            carried.owed.push(block);
+        }
+    }
+
+    /// Gives back the counts that the decoded value owned: its handles took their own.
+    pub(crate) fn settle(&mut self) {
+        let Some(carried) = &mut self.0 else { return };
+        let owed = std::mem::take(&mut carried.owed);
+        if carried.is_copy {
+            return;
+        }
+        for (fd, index) in owed {
+            // Who sends what is no block has lost nothing.
+            if let Ok(chunk) = self.chunk(fd, "shared block") {
+                chunk.give_back(index);
+            }
+        }
+    }
+
+    /// Takes back everything that was attached after `mark` was made; for a value whose encoding failed, or panicked.
+    pub fn truncate(&mut self, mark: Mark) {
         let Some(carried) = &mut self.0 else { return };
         carried.slots.truncate(mark.slots);
         carried.undo(mark.on_unsent);
     }
 
+    /// How full it is now.
     #[inline]
-    pub(crate) fn mark(&self) -> Mark {
+    pub fn mark(&self) -> Mark {
         let on_unsent = self.0.as_ref().map_or(0, |carried| carried.on_unsent.len());
         Mark { slots: self.len(), on_unsent }
     }
 }
 
-/// How full a table was.
-#[derive(Clone, Copy)]
-pub(crate) struct Mark {
+/// How full a table was; see [`Fds::truncate`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
     slots: usize,
     on_unsent: usize,
 }
@@ -218,6 +279,22 @@ impl Drop for Carried {
     fn drop(&mut self) {
         self.undo(0);
     }
+}
+
+impl Drop for Fds {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(carried) = self.0.take() {
+            give_up(carried);
+        }
+    }
+}
+
+/// Out of the way of messages that carry nothing.
+#[cold]
+#[inline(never)]
+fn give_up(carried: Box<Carried>) {
+    drop(carried);
 }
 
 impl fmt::Debug for Fds {
@@ -256,11 +333,27 @@ impl Message {
         Ok(message)
     }
 
-    /// The value inside; descriptors that no handle took are closed.
+    /// The value inside; what no handle took is given back.
     ///
     /// Errors: [`Error::Decode`] if the bytes are not a `T`, whatever they are.
     pub fn decode<T: DeserializeOwned>(mut self) -> Result<T> {
         decode_from(&self.bytes, &mut self.fds)
+    }
+
+    /// Gives back all that it carries, if it arrived and nobody wants it.
+    ///
+    /// ```
+    /// # #[cfg(not(loom))] {
+    /// use mp_core::{arena::Arena, connection::Connection};
+    ///
+    /// let (here, there) = Connection::pair()?;
+    /// here.send(&Arena::global().alloc(8, 8)?)?;
+    /// there.recv_message()?.discard();
+    /// # }
+    /// # Ok::<(), mp_core::Error>(())
+    /// ```
+    pub fn discard(mut self) {
+        discard(&self.bytes, &mut self.fds);
     }
 }
 
@@ -273,12 +366,20 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, fds: &
     codec::encode(value, bytes, Some(fds))
 }
 
-/// The value in `bytes`, all of them, whose handles are in `fds`.
+/// The value in `bytes`, all of them, whose handles are in `fds`; what no handle took is given back.
 ///
 /// Several values may share one table. Errors: [`Error::Decode`].
 #[inline]
 pub fn decode_from<T: DeserializeOwned>(bytes: &[u8], fds: &mut Fds) -> Result<T> {
     codec::decode(bytes, Some(fds))
+}
+
+/// Gives back what the handles in `bytes` carry, for a value that nobody decodes; see [`decode_from`].
+#[inline]
+pub fn discard(bytes: &[u8], fds: &mut Fds) {
+    if !fds.is_plain() {
+        codec::discard(bytes, fds);
+    }
 }
 
 fn taken(what: &'static str, index: u32) -> Error {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use mp_core::function::{Many, Remote};
-use mp_core::message::{Fds, SharedFd};
+use mp_core::message::{Fds, SharedFd, discard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -28,8 +28,8 @@ pub(crate) struct Job {
     bodies: Vec<u8>,
     /// Where each body ends.
     ends: Vec<usize>,
-    /// Descriptors of the tasks that have some.
-    fds: HashMap<usize, Vec<SharedFd>>,
+    /// What the tasks carry that have handles: each worker that is given one gets a copy.
+    fds: HashMap<usize, Fds>,
     /// Number of items.
     items: usize,
     progress: Mutex<Progress>,
@@ -41,7 +41,8 @@ pub(crate) struct Function {
     pub remote: Remote<Many>,
     /// The encoded definition for a worker.
     pub definition: Vec<u8>,
-    pub fds: Vec<SharedFd>,
+    /// What it carries: each worker gets a copy.
+    pub fds: Fds,
 }
 
 #[derive(Default)]
@@ -80,15 +81,8 @@ impl Function {
                 what: "the captured values".into(),
                 source: error.into(),
             })?;
-        let fds = keep(fds);
         Ok(Function { remote, definition, fds })
     }
-}
-
-/// Descriptors that are sent to any number of workers.
-fn keep(mut fds: Fds) -> Vec<SharedFd> {
-    fds.delivered();
-    fds.iter().cloned().collect()
 }
 
 impl Job {
@@ -152,9 +146,10 @@ impl Job {
         &self.bodies[start..self.ends[task]]
     }
 
-    /// The descriptors of a task.
-    pub fn fds(&self, task: usize) -> &[SharedFd] {
-        self.fds.get(&task).map_or(&[], Vec::as_slice)
+    /// What a task carries.
+    pub fn fds(&self, task: usize) -> &Fds {
+        static NOTHING: Fds = Fds::new();
+        self.fds.get(&task).unwrap_or(&NOTHING)
     }
 
     /// Position of the first item of a task.
@@ -238,11 +233,13 @@ impl Job {
 
     /// The results of all items, in order, after [`Job::wait`].
     pub fn results<R: DeserializeOwned>(&self) -> Vec<Result<R, Box<TaskError>>> {
-        let progress = std::mem::take(&mut *lock(&self.progress));
+        let mut progress =
+            Undecoded { progress: std::mem::take(&mut *lock(&self.progress)), chunk: self.chunk };
+        let progress = &mut progress.progress;
         let mut results = Vec::with_capacity(self.items);
-        for (task, state) in progress.tasks.into_iter().enumerate() {
+        for (task, state) in progress.tasks.iter_mut().enumerate() {
             let items = self.first_item(task)..self.first_item(task) + self.items_of(task);
-            match state {
+            match std::mem::take(state) {
                 TaskState::Value(range, fds) => {
                     self.decode(items, &progress.results[range], fds, &mut results);
                 }
@@ -276,21 +273,73 @@ impl Job {
         fds: Vec<SharedFd>,
         results: &mut Vec<Result<R, Box<TaskError>>>,
     ) {
-        let mut table = Fds::new();
-        for fd in fds {
-            table.attach(fd);
-        }
-        let mut rest = bytes;
+        let mut values = Values::new(bytes, fds, self.chunk);
         for item in items {
-            let part = if self.chunk == 1 { Some(bytes) } else { next_part(&mut rest) };
+            let part = values.next();
             let cut_off = || mp_core::Error::Decode {
                 type_name: std::any::type_name::<R>(),
                 reason: "it is cut off".into(),
             };
-            let value =
-                part.ok_or_else(cut_off).and_then(|part| mp_core::message::decode_from(part, &mut table));
+            let value = part
+                .ok_or_else(cut_off)
+                .and_then(|part| mp_core::message::decode_from(part, &mut values.fds));
             results.push(value.map_err(|error| self.error(item, TaskFailure::Result(error.to_string()))));
         }
+    }
+}
+
+/// The values of a task that are not decoded yet: what they carry is given back if they never are.
+pub(crate) struct Values<'a> {
+    rest: &'a [u8],
+    fds: Fds,
+    chunk: usize,
+}
+
+impl<'a> Values<'a> {
+    pub fn new(bytes: &'a [u8], descriptors: Vec<SharedFd>, chunk: usize) -> Values<'a> {
+        let mut fds = Fds::new();
+        descriptors.into_iter().for_each(|fd| _ = fds.attach(fd));
+        Values { rest: bytes, fds, chunk }
+    }
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        match self.chunk {
+            1 => Some(std::mem::take(&mut self.rest)),
+            _ => next_part(&mut self.rest),
+        }
+    }
+}
+
+impl Drop for Values<'_> {
+    fn drop(&mut self) {
+        while !self.rest.is_empty()
+            && let Some(part) = self.next()
+        {
+            discard(part, &mut self.fds);
+        }
+    }
+}
+
+/// What was not decoded.
+struct Undecoded {
+    progress: Progress,
+    chunk: usize,
+}
+
+impl Drop for Undecoded {
+    fn drop(&mut self) {
+        for state in self.progress.tasks.drain(..) {
+            if let TaskState::Value(range, fds) | TaskState::CutShort(range, fds, _) = state {
+                drop(Values::new(&self.progress.results[range], fds, self.chunk));
+            }
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let progress = self.progress.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        drop(Undecoded { progress: std::mem::take(progress), chunk: self.chunk });
     }
 }
 
@@ -303,9 +352,9 @@ impl Progress {
     }
 }
 
-fn end_task(ends: &mut Vec<usize>, bodies: &[u8], all: &mut HashMap<usize, Vec<SharedFd>>, fds: &mut Fds) {
+fn end_task(ends: &mut Vec<usize>, bodies: &[u8], all: &mut HashMap<usize, Fds>, fds: &mut Fds) {
     if !fds.is_empty() {
-        all.insert(ends.len(), keep(std::mem::take(fds)));
+        all.insert(ends.len(), std::mem::take(fds));
     }
     ends.push(bodies.len());
 }

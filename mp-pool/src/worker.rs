@@ -119,7 +119,8 @@ fn receive_fds(socket: &Connection, header: TaskHeader) -> Result<Fds> {
     if message.bytes != header.id.to_le_bytes() {
         return Err(Error::Invalid { what: "task", reason: "its descriptors are those of another".into() });
     }
-    Ok(message.fds)
+    // The pool keeps what the task carries: it may have to be given to another.
+    Ok(message.fds.into_copy())
 }
 
 fn define(body: &[u8], fds: &mut Fds) -> Result<PreparedFunction, String> {
@@ -175,15 +176,16 @@ fn run_chunk(
     result_fds: &mut Fds,
 ) -> Result<(), Failure> {
     while let Some(item) = next_part(&mut items) {
-        let whole = result.len();
+        let (whole, mark) = (result.len(), result_fds.mark());
         let mut outcome = Ok(());
         let pushed = push_part(result, |result| {
             outcome = run_item(function, item, fds, result, result_fds);
             Ok(())
         });
         if let Err(failure) = outcome.and(pushed.map_err(|error| Failure::Result(error.to_string()))) {
-            // Descriptors that a panic left behind after those of the values are closed by the receiver.
             result.truncate(whole);
+            // A panic may have left some behind.
+            result_fds.truncate(mark);
             return Err(failure);
         }
     }

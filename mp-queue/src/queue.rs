@@ -5,10 +5,11 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::time::Duration;
 
 use mp_core::codec::whole;
-use mp_core::message::{Fds, SharedFd, decode_from, encode_into};
+use mp_core::message::{Fds, SharedFd, decode_from, discard, encode_into};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -317,16 +318,21 @@ impl<T: DeserializeOwned> Queue<T> {
         if most == 0 {
             return Ok(C::from_iter([]));
         }
-        let (mut bytes, mut items) = (Scratch::take(), Vec::new());
+        let (mut bytes, mut items, mut has_handles) = (Scratch::take(), Vec::new(), false);
         self.channel.get(most, wait, witness, |found| {
             let start = bytes.len();
+            has_handles |= found.has_handles();
             let (fate, handles) = found.gather(&mut bytes, items.is_empty())?;
             items.extend(handles.map(|handles| (start..bytes.len(), handles)));
             Ok(fate)
         })?;
-        let decode = |(range, fds): (std::ops::Range<usize>, Result<Fds>)| {
+        let decode = |(range, fds): (Range<usize>, Result<Fds>)| {
             decode_from(&bytes[range], &mut fds?).map_err(Error::Decode)
         };
+        if has_handles {
+            let mut items = Undecoded { bytes: &bytes, items: items.into_iter() };
+            return Ok(items.items.by_ref().map(decode).collect());
+        }
         Ok(items.into_iter().map(decode).collect())
     }
 
@@ -341,6 +347,20 @@ impl<T: DeserializeOwned> Queue<T> {
     /// ```
     pub fn iter(&self) -> Iter<'_, T> {
         Iter::new(self)
+    }
+}
+
+/// Items that were taken out. If one of them is the last that is decoded, what the others carry is given back.
+struct Undecoded<'a> {
+    bytes: &'a [u8],
+    items: std::vec::IntoIter<(Range<usize>, Result<Fds>)>,
+}
+
+impl Drop for Undecoded<'_> {
+    fn drop(&mut self) {
+        for (range, fds) in self.items.by_ref() {
+            let _ = fds.map(|mut fds| discard(&self.bytes[range], &mut fds));
+        }
     }
 }
 

@@ -231,9 +231,9 @@ pub fn state_of(pid: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Whether the process runs, in whatever state; zombies do not.
+/// Whether the process runs, in whatever state; zombies do not, nor what is just being reaped.
 pub fn is_running(pid: u32) -> bool {
-    state_of(pid).is_some_and(|state| state != 'Z')
+    state_of(pid).is_some_and(|state| !matches!(state, 'Z' | 'X' | 'x'))
 }
 
 /// In which a death is noticed, and what a busy machine may add to it.

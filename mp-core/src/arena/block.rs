@@ -1,8 +1,9 @@
 //! A handle to one block: counted, cloned, sent.
 //!
 //! When a process dies, the owner of a block gives back the counts of the handles that died with it, as soon as it needs
-//! memory. Handles in messages that nobody receives any more stay counted until the owner ends, and so do those of more
-//! processes than a chunk accounts for (64) at the same time. Nobody is harmed but the owner's memory.
+//! memory. Handles in messages that nobody decodes or discards (see [`message`](crate::message)) stay counted until the owner
+//! ends, and so do those of more processes than a chunk accounts for (64) at the same time. Nobody is harmed but the owner's
+//! memory.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -13,7 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::chunk::{Chunk, refused};
 use crate::handle;
 use crate::liveness::ProcessId;
-use crate::segment::Segment;
+
+/// What errors call it.
+const WHAT: &str = "shared block";
 
 /// A small piece of shared memory; a clone is another handle to the same piece.
 ///
@@ -111,11 +114,16 @@ impl fmt::Debug for Block {
 
 impl Serialize for Block {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        handle::serialize(serializer, "shared block", |fds| {
+        handle::serialize_counted(serializer, WHAT, |fds| {
             // This count travels with the message.
             self.chunk.retain(self.index);
-            let (chunk, index) = (self.chunk.clone(), self.index);
-            fds.on_unsent(move || chunk.release(index));
+            let (chunk, index, pid) = (self.chunk.clone(), self.index, ProcessId::current().pid());
+            // A message that came with a fork is the parent's.
+            fds.on_unsent(move || {
+                if pid == ProcessId::current().pid() {
+                    chunk.release(index);
+                }
+            });
             Ok((fds.attach_shared(self.chunk.segment().shared_fd()), self.index))
         })
     }
@@ -123,9 +131,10 @@ impl Serialize for Block {
 
 impl<'de> Deserialize<'de> for Block {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Block, D::Error> {
-        handle::deserialize(deserializer, "shared block", |fds, (fd, index): (u32, u32)| {
-            let chunk = Chunk::open(Segment::from_shared_fd(fds.share(fd, "shared block")?)?)?;
-            if index >= chunk.capacity() || !chunk.is_live(index) {
+        handle::deserialize(deserializer, WHAT, |fds, (fd, index): (u32, u32)| {
+            let chunk = fds.chunk(fd, WHAT)?;
+            // The message gives its own count back when it is decoded.
+            if !chunk.try_retain(index) {
                 let blocks = chunk.capacity();
                 return Err(refused(format!("block {index} of a chunk with {blocks} is not in use")));
             }

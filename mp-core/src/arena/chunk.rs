@@ -46,7 +46,7 @@ struct Header {
 const _: () = assert!(size_of::<Header>() <= COUNTS && size_of::<AtomicU32>() == 4);
 
 /// See the module.
-pub(super) struct Chunk {
+pub(crate) struct Chunk {
     segment: Segment,
     size: u32,
     capacity: u32,
@@ -102,7 +102,7 @@ fn tallies(capacity: u32, size: u32) -> (usize, usize) {
 
 impl Chunk {
     /// A new chunk of this process.
-    pub fn create(length: usize, size: u32, home: Home) -> Result<Arc<Chunk>> {
+    pub(super) fn create(length: usize, size: u32, home: Home) -> Result<Arc<Chunk>> {
         let capacity = capacity(length, size);
         let (start, each) = tallies(capacity, size);
         let segment = Segment::create_sparse("multiprocess-arena", start + SLOTS * each)?;
@@ -206,6 +206,21 @@ impl Chunk {
             && count.load(Relaxed) < IMMORTAL
         {
             count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// One more handle to a block that came in a message, if it is live.
+    pub fn try_retain(&self, index: u32) -> bool {
+        let Some(count) = self.counts().get(index as usize) else { return false };
+        let more = |count| (1..IMMORTAL).contains(&count).then_some(count + 1);
+        let before = count.fetch_update(Relaxed, Relaxed, more);
+        before.is_ok() || (IMMORTAL..LINK).contains(&count.load(Relaxed))
+    }
+
+    /// Gives back the count that a message owned, if the block is live: who sends lies harms himself.
+    pub fn give_back(self: &Arc<Chunk>, index: u32) {
+        if self.is_live(index) {
+            self.release(index);
         }
     }
 

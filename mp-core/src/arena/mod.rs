@@ -13,7 +13,7 @@
 //! |-------------------------------|---------------------------|----------------------------------------------|
 //! | which blocks are free         | owner, in its own memory  | alloc, free, sweep, under the lock of a size |
 //! | count of a free block (0)     | owner                     | alloc makes it 1                             |
-//! | count of a live block         | any process with a handle | clone and send add one, drop takes one       |
+//! | count of a live block         | any process with a handle | clone, send and decode add one, drop takes one; so does a message whose decoding ends |
 //! | count 0 to link, stack `head` | who took the last one     | push on the chunk's stack of foreign frees   |
 //! | stack `head` to empty         | owner                     | takes the whole stack at once                |
 //!
@@ -37,8 +37,11 @@ mod stack;
 mod loom;
 #[cfg(all(test, not(loom)))]
 mod tests;
+#[cfg(all(test, not(loom)))]
+mod tests_in_flight;
 
 pub use block::Block;
+pub(crate) use chunk::Chunk;
 pub use shared::{InSharedMemory, Shared};
 
 use std::ptr;
@@ -118,8 +121,9 @@ impl Arena {
 
     /// Takes back what other processes freed, or held when they died, and gives empty chunks back to the system.
     ///
-    /// This also happens by itself, whenever a chunk would have to be made. A handle that a message carries to nobody stays
-    /// counted, and so does what was held by processes beyond the 64 at the same time that a chunk keeps account of.
+    /// This also happens by itself, whenever a chunk would have to be made. A handle in a message that nobody decodes or
+    /// discards stays counted (see [`message`](crate::message)), and so does what was held by processes beyond the 64 at the
+    /// same time that a chunk keeps account of.
     pub fn sweep(&self) {
         self.pools().classes.iter().for_each(|class| class.sweep());
     }

@@ -10,8 +10,10 @@ use serde::de::{self, DeserializeSeed, Error as _, MapAccess, SeqAccess, Unexpec
 use serde::forward_to_deserialize_any;
 
 use super::lane::{self, Code, Elements};
-use super::{DEPTH, HANDLE, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR};
+use super::{COUNTED, DEPTH, HANDLE, PLAIN, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR};
 use crate::handle::{self, Table};
+
+mod counts;
 
 pub(super) struct Decoder<'de, 'f> {
     input: &'de [u8],
@@ -122,7 +124,11 @@ impl<'de, 'f> Decoder<'de, 'f> {
             0xc9 => self.length::<4>()?,
             0xd7 => return self.wide(),
             0xd4 => match self.array()? {
-                [HANDLE, 0] => return Ok(Extension::Handle),
+                [HANDLE, PLAIN] => return Ok(Extension::Handle),
+                [HANDLE, COUNTED] => {
+                    self.note_count();
+                    return Ok(Extension::Handle);
+                }
                 [kind, _] => return Err(unknown(kind)),
             },
             _ => return Err(unknown(marker)),
@@ -409,12 +415,16 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
     where
         V: Visitor<'de>,
     {
+        let start = self.input;
         let length = match self.marker()? {
             0x81 => return self.nested(|decoder| visitor.visit_enum(Variant { decoder })),
             marker @ 0xa0..=0xbf => (marker & 0x1f) as usize,
             0xd9 => self.length::<1>()?,
             0xda => self.length::<2>()?,
-            _ => return Err(Error::invalid_type(Unexpected::Other("no enum"), &visitor)),
+            _ => {
+                self.input = start;
+                return Err(Error::invalid_type(Unexpected::Other("no enum"), &visitor));
+            }
         };
         let name = str::from_utf8(self.split(length)?).map_err(Error::Utf8Error)?;
         visitor.visit_enum(BorrowedStrDeserializer::new(name))
@@ -429,10 +439,15 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
         if name != handle::MARK {
             return visitor.visit_newtype_struct(self);
         }
+        let start = self.input;
         let marker = self.marker()?;
         match self.extension(marker) {
             Ok(Extension::Handle) => self.handle(visitor),
-            _ => Err(Error::invalid_type(Unexpected::Other("no handle"), &visitor)),
+            _ => {
+                // What is left begins with a whole value: see `counts`.
+                self.input = start;
+                Err(Error::invalid_type(Unexpected::Other("no handle"), &visitor))
+            }
         }
     }
 

@@ -7,7 +7,9 @@ use rmp_serde::encode::Error;
 use serde::Serialize;
 use serde::ser::{self, Error as _};
 
-use super::{DEPTH, HANDLE, SOME, Stack, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane, named};
+use super::{
+    COUNTED, DEPTH, HANDLE, PLAIN, SOME, Stack, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane, named,
+};
 use crate::handle;
 use crate::message::Fds;
 
@@ -274,10 +276,12 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
             self.named = false;
             return done;
         }
-        if name != handle::MARK {
-            return value.serialize(self);
-        }
-        self.bytes().extend([0xd4, HANDLE, 0]);
+        let kind = match name {
+            handle::MARK => PLAIN,
+            handle::COUNTED => COUNTED,
+            _ => return value.serialize(self),
+        };
+        self.bytes().extend([0xd4, HANDLE, kind]);
         // While it is lent, the table is out of reach of handles inside the handle.
         match self.fds.take() {
             Some(fds) => {

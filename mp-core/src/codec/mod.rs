@@ -73,8 +73,11 @@ const WIDE_STR: u8 = WIDE | 0x10;
 const WIDE_BYTES: u8 = WIDE | 0x11;
 const WIDE_SEQ: u8 = WIDE | 0x12;
 const WIDE_MAP: u8 = WIDE | 0x13;
-/// Before the body of a handle.
+/// Before the body of a handle, with one of the two below.
 const HANDLE: u8 = 0x40;
+const PLAIN: u8 = 0;
+/// The body is that of a shared block: the message owns a count of it.
+const COUNTED: u8 = 1;
 
 /// Appends `value` to `bytes`; on an error, `bytes` is as before. Handles inside are an error: see
 /// [`crate::message`].
@@ -129,6 +132,11 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Option<&mut Fds>) -
     let mut decoder = decode::Decoder::new(bytes, fds.map(Table::new));
     let value = T::deserialize(&mut decoder).and_then(|value| decoder.end().map(|()| value));
     value.map_err(refused::<T>)
+}
+
+/// Gives back what the handles in `bytes` own; for bytes that nobody decodes.
+pub(crate) fn discard(bytes: &[u8], fds: &mut Fds) {
+    drop(decode::Decoder::new(bytes, Some(Table::new(fds))));
 }
 
 #[cold]

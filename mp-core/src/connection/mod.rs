@@ -33,7 +33,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub(crate) use self::frame::MAGIC;
 use self::frame::{Incoming, Received};
 use self::gate::{Gate, Pass};
-use crate::message::{Fds, Message, SharedFd, decode_from, encode_into};
+use crate::message::{Fds, Message, SharedFd, decode_from, discard, encode_into};
 use crate::wait::{deadline, poll_until};
 use crate::{Error, Result, handle};
 
@@ -244,13 +244,13 @@ impl Connection {
 
     /// Receives the next message as bytes. Errors as in [`recv`](Self::recv).
     pub fn recv_bytes(&self) -> Result<Vec<u8>> {
-        self.receive(None, u64::MAX, Vec::new()).map(|received| received.body)
+        self.receive(None, u64::MAX, Vec::new()).map(into_bytes)
     }
 
     /// As [`recv_bytes`](Self::recv_bytes), waiting for `timeout` at most; see
     /// [`recv_timeout`](Self::recv_timeout).
     pub fn recv_bytes_timeout(&self, timeout: Duration) -> Result<Vec<u8>> {
-        self.receive(deadline(timeout), u64::MAX, Vec::new()).map(|received| received.body)
+        self.receive(deadline(timeout), u64::MAX, Vec::new()).map(into_bytes)
     }
 
     /// Receives the next message as bytes if it has no more than `max`.
@@ -270,9 +270,13 @@ impl Connection {
         let mut incoming = self.reading("receive", None)?;
         let done = incoming.begin(self.as_fd(), None, u64::MAX).and_then(|length| {
             match usize::try_from(length).ok().filter(|length| *length <= buffer.len()) {
-                Some(length) => incoming.finish_into(self.as_fd(), &mut buffer[..length]).map(|_| length),
+                Some(length) => {
+                    let fds = incoming.finish_into(self.as_fd(), &mut buffer[..length])?;
+                    discard(&buffer[..length], &mut Fds::received(fds));
+                    Ok(length)
+                }
                 None => {
-                    let message = incoming.finish(self.as_fd(), None, Vec::new())?.body;
+                    let message = into_bytes(incoming.finish(self.as_fd(), None, Vec::new())?);
                     Err(Error::BufferTooShort { message, room: buffer.len() })
                 }
             }
@@ -416,6 +420,12 @@ impl Connection {
 
 fn into_message(received: Received) -> Message {
     Message { bytes: received.body, fds: Fds::received(received.fds) }
+}
+
+/// Bytes alone; handles in them are of no use to anybody.
+fn into_bytes(received: Received) -> Vec<u8> {
+    discard(&received.body, &mut Fds::received(received.fds));
+    received.body
 }
 
 impl AsFd for Connection {

@@ -48,15 +48,19 @@ impl Connection {
 
     /// As [`recv_bytes`](Self::recv_bytes); see [`recv_async`](Self::recv_async).
     pub async fn recv_bytes_async(&self) -> Result<Vec<u8>> {
-        Ok(self.recv_message_async().await?.bytes)
+        self.recv_received_async().await.map(super::into_bytes)
     }
 
     /// As [`recv_message`](Self::recv_message); see [`recv_async`](Self::recv_async).
     pub async fn recv_message_async(&self) -> Result<Message> {
+        self.recv_received_async().await.map(super::into_message)
+    }
+
+    async fn recv_received_async(&self) -> Result<Received> {
         loop {
             match self.recv_step() {
                 Err(Error::Timeout { .. }) => readable(self.socket.clone()).await?,
-                received => return received.map(super::into_message),
+                received => return received,
             }
         }
     }

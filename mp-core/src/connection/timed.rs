@@ -44,7 +44,7 @@ impl Connection {
         if matches!(received, Err(Error::TooLong { .. })) && self.direction == Direction::Receive {
             self.close()?;
         }
-        received.map(|received| received.body)
+        received.map(super::into_bytes)
     }
 
     /// As [`recv_bytes_into`](Self::recv_bytes_into), waiting for `timeout` at most; see

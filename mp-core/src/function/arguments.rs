@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::message::{Fds, decode_from, encode_into};
+use crate::message::{Fds, decode_from, discard, encode_into};
 use crate::{Error, Result};
 
 /// A tuple of 0 to 8 arguments, each encoded as a value of its own.
@@ -53,9 +53,9 @@ macro_rules! tuples {
 
             #[allow(unused_variables, unused_mut, reason = "a macro for 0 to 8 arguments")]
             fn decode(bytes: &[u8], fds: &mut Fds) -> Result<Self> {
-                let mut rest = bytes;
-                let arguments = ($(decode_argument::<$name>(&mut rest, fds)?,)*);
-                if rest.is_empty() { Ok(arguments) } else { Err(wrong_arguments::<Self>("there are bytes behind them")) }
+                let mut rest = Rest { bytes, fds };
+                let arguments = ($(rest.decode::<$name>()?,)*);
+                if rest.bytes.is_empty() { Ok(arguments) } else { Err(wrong_arguments::<Self>("there are bytes behind them")) }
             }
         }
 
@@ -87,15 +87,40 @@ fn encode_argument<T: Serialize>(argument: &T, bytes: &mut Vec<u8>, fds: &mut Fd
     Ok(())
 }
 
-fn decode_argument<T: DeserializeOwned>(rest: &mut &[u8], fds: &mut Fds) -> Result<T> {
-    let (len, tail) =
-        rest.split_first_chunk::<8>().ok_or_else(|| wrong_arguments::<T>("there are too few"))?;
-    let (bytes, tail) = usize::try_from(u64::from_le_bytes(*len))
-        .ok()
-        .and_then(|len| tail.split_at_checked(len))
-        .ok_or_else(|| wrong_arguments::<T>("the argument is cut off"))?;
-    *rest = tail;
-    decode_from(bytes, fds)
+/// Gives back what encoded arguments carry; for those that nobody decodes.
+pub fn discard_arguments(bytes: &[u8], fds: &mut Fds) {
+    drop(Rest { bytes, fds });
+}
+
+/// Arguments that are not decoded yet. If one cannot be, what the others carry is given back.
+struct Rest<'a> {
+    bytes: &'a [u8],
+    fds: &'a mut Fds,
+}
+
+impl<'a> Rest<'a> {
+    fn decode<T: DeserializeOwned>(&mut self) -> Result<T> {
+        decode_from(self.next().map_err(wrong_arguments::<T>)?, self.fds)
+    }
+
+    /// The bytes of the next one, or what is wrong with it.
+    fn next(&mut self) -> Result<&'a [u8], &'static str> {
+        let (len, tail) = self.bytes.split_first_chunk::<8>().ok_or("there are too few")?;
+        let (bytes, tail) = usize::try_from(u64::from_le_bytes(*len))
+            .ok()
+            .and_then(|len| tail.split_at_checked(len))
+            .ok_or("the argument is cut off")?;
+        self.bytes = tail;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Rest<'_> {
+    fn drop(&mut self) {
+        while let Ok(bytes) = self.next() {
+            discard(bytes, self.fds);
+        }
+    }
 }
 
 fn wrong_arguments<T>(reason: &str) -> Error {

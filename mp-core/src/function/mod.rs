@@ -26,7 +26,7 @@ use crate::image::{BuildId, Image};
 use crate::message::Fds;
 use crate::{Error, Result};
 
-pub use arguments::{Arguments, Callable};
+pub use arguments::{Arguments, Callable, discard_arguments};
 
 /// The fixed point that distances are measured from.
 pub(crate) static ANCHOR: u64 = MARK;

@@ -14,6 +14,7 @@ use super::Supervisor;
 use super::active::split;
 use super::post::SOCKET_LIMIT;
 use crate::error::TaskFailure;
+use crate::job::Values;
 use crate::member::Member;
 use crate::wire::{Failure, LONGEST_BODY, RESULT_FILE, split_last_part, status, task};
 
@@ -53,7 +54,9 @@ impl Supervisor {
     /// Notes the result of a task.
     fn finish(&mut self, position: usize, taken: Taken) {
         let (number, task) = split(taken.task.id);
-        let Some(index) = self.jobs.iter().position(|active| active.number == number) else { return };
+        let Some(index) = self.jobs.iter().position(|active| active.number == number) else {
+            return taken.discard(&self.scratch);
+        };
         let active = &mut self.jobs[index];
         let (job, body) = (&active.job, &self.scratch[..]);
         match (taken.fds, &self.seats[position].member) {
@@ -86,6 +89,16 @@ struct Taken {
     task: TaskHeader,
     result: ResultHeader,
     fds: mp_core::Result<Vec<SharedFd>>,
+}
+
+impl Taken {
+    /// Gives back what the values in `body` carry: nobody waits for them any more.
+    fn discard(self, body: &[u8]) {
+        if let (status::VALUE, Ok(fds)) = (self.result.status, self.fds) {
+            let chunk = if self.task.flags & task::CHUNK == 0 { 1 } else { usize::MAX };
+            drop(Values::new(body, fds, chunk));
+        }
+    }
 }
 
 /// The next result of a worker, its body in `body`.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use mp_core::link::TaskHeader;
-use mp_core::message::{Fds, Message, SharedFd};
+use mp_core::message::{Fds, Message};
 use mp_core::parcel;
 
 use super::active::{Active, join};
@@ -36,7 +36,7 @@ pub(super) fn give(member: &mut Member, active: &Active, task: usize) -> mp_core
 }
 
 /// Puts something into a link, its descriptors into the socket beside it.
-fn push(member: &mut Member, mut header: TaskHeader, body: &[u8], fds: &[SharedFd]) -> mp_core::Result<bool> {
+fn push(member: &mut Member, mut header: TaskHeader, body: &[u8], fds: &Fds) -> mp_core::Result<bool> {
     if member.alone {
         return Ok(false);
     }
