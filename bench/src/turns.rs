@@ -34,12 +34,25 @@ pub fn take(
     measure: &str,
     unit: &str,
     reduce: Reduce,
+    contenders: Vec<Contender<'_>>,
+) -> Result<()> {
+    take_turns(options, 1, sink, measure, unit, reduce, contenders)
+}
+
+/// As [`take`], in `times` as many turns: for what differs from moment to moment more than within a set.
+pub fn take_turns(
+    options: &Options,
+    times: usize,
+    sink: &mut Sink,
+    measure: &str,
+    unit: &str,
+    reduce: Reduce,
     mut contenders: Vec<Contender<'_>>,
 ) -> Result<()> {
     // One set of each warms caches and servers up and is not counted.
     let mut sets: Vec<Vec<Vec<f64>>> = contenders.iter().map(|_| Vec::new()).collect();
     let mut failed: Vec<Option<anyhow::Error>> = contenders.iter().map(|_| None).collect();
-    for run in 0..=options.runs() {
+    for run in 0..=options.runs() * times {
         for turn in 0..contenders.len() {
             let i = (run + turn) % contenders.len();
             if failed[i].is_some() {

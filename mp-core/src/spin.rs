@@ -19,8 +19,6 @@ const ALONE_FOR: Duration = Duration::from_micros(5);
 const LONGEST_TRY: Duration = Duration::from_micros(100);
 /// Giving way takes less time than this if there is nobody to give way to, even when the kernel has to be fetched from memory.
 const ALONE: Duration = Duration::from_nanos(2_500);
-/// One in so many times that it gives way, it looks how long that takes.
-const TIMED: u32 = 8;
 /// Pauses between two looks at the clock.
 const PAUSES: u32 = 16;
 /// Failures in a row after which spins are left out.
@@ -51,8 +49,6 @@ pub struct Spin {
     /// Waits still to go without giving way to one on the same CPU, and how often that was in vain.
     skip_beside: AtomicU32,
     skipped_beside: AtomicU32,
-    /// How often it gave way.
-    rounds_beside: AtomicU32,
 }
 
 /// What came of giving way.
@@ -75,7 +71,6 @@ impl Spin {
             trying: AtomicBool::new(false),
             skip_beside: AtomicU32::new(0),
             skipped_beside: AtomicU32::new(0),
-            rounds_beside: AtomicU32::new(0),
         }
     }
 
@@ -153,15 +148,11 @@ impl Spin {
             self.skip_beside.store(skip - 1, Relaxed);
             return Way::Taken;
         }
-        // To look at the clock takes as long as all the rest: while this pays, it is left out mostly.
-        let round = self.rounds_beside.load(Relaxed);
-        let start = round.is_multiple_of(TIMED).then(Instant::now);
+        let start = Instant::now();
         std::thread::yield_now();
-        let (ready, elapsed) = (ready(), start.map(|start| start.elapsed()));
-        // What was in vain is looked at next time.
-        self.rounds_beside.store(if ready || elapsed.is_some() { round.wrapping_add(1) } else { 0 }, Relaxed);
-        let Some(elapsed) = elapsed else { return if ready { Way::Ready } else { Way::Taken } };
-        // Others who have nothing to do with this run for long: whoever sleeps and is woken comes before them.
+        let (ready, elapsed) = (ready(), start.elapsed());
+        // Others who have nothing to do with this run for long, or the one who is waited for does: whoever sleeps and is
+        // woken comes before them.
         if elapsed >= LONGEST_TRY {
             let skipped = (self.skipped_beside.load(Relaxed) * 2).clamp(FIRST_SKIPPED_BESIDE, MOST_SKIPPED);
             self.skipped_beside.store(skipped, Relaxed);
