@@ -1,7 +1,7 @@
 //! Measures `multiprocess`, Python, Rust peers and the limits of the machine in one run, and prints the ratios.
 //!
 //! ```text
-//! cargo xtask bench [AREA ..] [--quick] [--out DIR] [--pin same|split]
+//! cargo xtask bench [AREA ..] [--quick] [--only TEXT] [--out DIR] [--pin same|split]
 //! ```
 //!
 //! Contenders in this program take turns, set by set, so that a slow minute of the machine falls on all of them.
@@ -66,6 +66,9 @@ fn run(options: &Options) -> Result<()> {
     for area in &options.areas {
         eprintln!("== {}", area.name);
         (area.here)(options, &mut sink)?;
+        if !options.only.is_empty() {
+            continue;
+        }
         programs::limits(area, options, &mut sink)?;
         programs::peers(area, options, &mut sink)?;
         programs::python(area, options, &mut sink)?;

@@ -4,10 +4,11 @@ use crate::area::{AREAS, Area};
 use std::path::{Path, PathBuf};
 
 pub const USAGE: &str = "\
-usage: cargo xtask bench [AREA ..] [--quick] [--out DIR] [--pin same|split]
+usage: cargo xtask bench [AREA ..] [--quick] [--only TEXT] [--out DIR] [--pin same|split]
 
   AREA          process, sync, shm, queue, pipe, pool, fsqueue; all of them when none is given
   --quick       3 runs of fewer samples instead of 5: a smoke test, not a measurement
+  --only TEXT   only the measures with this in their name, and no other programs
   --out DIR     where results.jsonl goes (default: target/bench)
   --pin same    every process on CPU 0
   --pin split   this process on CPU 0, the others on CPU 1";
@@ -39,6 +40,8 @@ impl Pin {
 pub struct Options {
     pub areas: Vec<&'static Area>,
     pub quick: bool,
+    /// What the names of measures must have in them.
+    pub only: String,
     pub out: PathBuf,
     pub pin: Pin,
 }
@@ -73,12 +76,18 @@ pub fn target_dir() -> PathBuf {
 /// Reads the arguments; `None` asks for help.
 pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Options>, String> {
     let mut args = args.into_iter();
-    let mut options =
-        Options { areas: Vec::new(), quick: false, out: target_dir().join("bench"), pin: Pin::None };
+    let mut options = Options {
+        areas: Vec::new(),
+        quick: false,
+        only: String::new(),
+        out: target_dir().join("bench"),
+        pin: Pin::None,
+    };
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--quick" => options.quick = true,
+            "--only" => options.only = value()?,
             "--out" => options.out = value()?.into(),
             "--pin" => {
                 options.pin = match value()?.as_str() {

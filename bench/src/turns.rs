@@ -49,6 +49,9 @@ pub fn take_turns(
     reduce: Reduce,
     mut contenders: Vec<Contender<'_>>,
 ) -> Result<()> {
+    if !measure.contains(&options.only) {
+        return Ok(());
+    }
     // One set of each warms caches and servers up and is not counted.
     let mut sets: Vec<Vec<Vec<f64>>> = contenders.iter().map(|_| Vec::new()).collect();
     let mut failed: Vec<Option<anyhow::Error>> = contenders.iter().map(|_| None).collect();

@@ -25,8 +25,8 @@ const PAUSES: u32 = 16;
 const PATIENCE: u32 = 8;
 /// Waits without a spin after the first loss of patience; doubled each time up to [`MOST_SKIPPED`].
 const FIRST_SKIPPED: u32 = 32;
-/// The same after giving way took long: one such wait in a hundred is enough.
-const FIRST_SKIPPED_BESIDE: u32 = 128;
+/// The same after giving way took long.
+const FIRST_SKIPPED_BESIDE: u32 = 8;
 const MOST_SKIPPED: u32 = 1024;
 
 /// Spins for a few microseconds while that pays, and not at all while it does not.
@@ -46,7 +46,8 @@ pub struct Spin {
     skipped: AtomicU32,
     /// The last new try succeeded, but not soon.
     trying: AtomicBool,
-    /// Waits still to go without giving way to one on the same CPU, and how often that was in vain.
+    /// Waits still to go without giving way to one on the same CPU, and how many were skipped last time, less one for each
+    /// time since that was not long.
     skip_beside: AtomicU32,
     skipped_beside: AtomicU32,
 }
@@ -153,12 +154,14 @@ impl Spin {
         let (ready, elapsed) = (ready(), start.elapsed());
         // Others who have nothing to do with this run for long, or the one who is waited for does: whoever sleeps and is
         // woken comes before them.
+        let skipped = self.skipped_beside.load(Relaxed);
         if elapsed >= LONGEST_TRY {
-            let skipped = (self.skipped_beside.load(Relaxed) * 2).clamp(FIRST_SKIPPED_BESIDE, MOST_SKIPPED);
+            let skipped = (skipped * 2).clamp(FIRST_SKIPPED_BESIDE, MOST_SKIPPED);
             self.skipped_beside.store(skipped, Relaxed);
             self.skip_beside.store(skipped, Relaxed);
-        } else if self.skipped_beside.load(Relaxed) != 0 {
-            self.skipped_beside.store(0, Relaxed);
+        } else if skipped != 0 {
+            // Once is forgotten soon, often is not.
+            self.skipped_beside.store(skipped - 1, Relaxed);
         }
         match ready {
             true => Way::Ready,
