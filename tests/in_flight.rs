@@ -307,3 +307,38 @@ fn calls_that_are_never_done() {
         lent.assert_all_back();
     });
 }
+
+/// A worker that does not end at once goes on with what it has: nobody else may have got that meanwhile.
+#[test]
+fn items_of_a_worker_that_outlives_its_call() {
+    alone(|| {
+        let pool = std::sync::Arc::new(Pool::new(1).expect("a pool"));
+        let (here, there) = pipe().expect("a pipe");
+        let call = {
+            let pool = pool.clone();
+            std::thread::spawn(move || {
+                let work = |there: &mp::core::connection::Connection, (number, value): (u32, Value<u32>)| {
+                    if number == 0 {
+                        // SAFETY: ignoring a signal installs no handler.
+                        unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+                        there.send(&1).expect("sent");
+                        there.recv::<u32>().expect("go on");
+                    }
+                    value.set(99).expect("it is there");
+                    there.send(&2).expect("sent");
+                };
+                let items = (0..2).map(|number| (number, Value::new(0_u32).expect("a value")));
+                pool.chunksize(2).with(there).map(work, items).expect_err("a pool that ended")
+            })
+        };
+        here.recv_timeout::<u32>(SOON).expect("a task is begun");
+        let end = std::thread::spawn(move || pool.terminate().expect("it is ours"));
+        call.join().expect("an error");
+        let others: Vec<Value<u32>> = (0..100).map(|_| Value::new(0).expect("a value")).collect();
+        here.send(&1).expect("sent");
+        here.recv_timeout::<u32>(SOON).expect("the first item");
+        here.recv_timeout::<u32>(SOON).expect("the second item, which is still there");
+        end.join().expect("an end");
+        assert!(others.iter().all(|value| value.get().expect("a number") == 0), "a value of somebody else");
+    });
+}
