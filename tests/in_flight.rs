@@ -32,13 +32,16 @@ impl<'de> Deserialize<'de> for Bomb {
 struct Lent {
     arena: Arena,
     blocks: Vec<Block>,
+    /// Stays here, and keeps their chunk in the arena if all others are given back too often.
+    kept: Block,
 }
 
 impl Lent {
     fn new() -> Lent {
         let arena = Arena::new();
         let blocks = (0..20).map(|_| arena.alloc(100, 8).expect("a block")).collect();
-        Lent { arena, blocks }
+        let kept = arena.alloc(100, 8).expect("a block");
+        Lent { arena, blocks, kept }
     }
 
     /// No count is missing and none is left over.
@@ -48,7 +51,7 @@ impl Lent {
         let others: Vec<Block> = (0..600).map(|_| self.arena.alloc(100, 8).expect("a block")).collect();
         let twice = self.blocks.iter().filter(|block| others.contains(block)).count();
         assert_eq!(twice, 0, "blocks that were given back too often");
-        drop((others, self.blocks));
+        drop((others, self.blocks, self.kept));
         self.arena.sweep();
         assert_eq!(self.arena.chunks(), 0, "chunks with a block that was not given back");
     }
