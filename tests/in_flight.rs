@@ -345,3 +345,21 @@ fn items_of_a_worker_that_outlives_its_call() {
         assert!(others.iter().all(|value| value.get().expect("a number") == 0), "a value of somebody else");
     });
 }
+
+/// A message that was not sent is its maker's: what a child makes of its copy gives nothing back.
+#[test]
+fn messages_that_came_with_a_fork() {
+    fn decode_in_children<T: DeserializeOwned>(is_right: fn(mp::core::Result<T>, &Block) -> bool) {
+        let lent = Lent::new();
+        for block in &lent.blocks {
+            let message = Message::encode(&(block, block)).expect("a message");
+            let child = Context::fork().fork_with(|| is_right(message.decode(), block));
+            assert!(child.expect("started").join().expect("its result"));
+        }
+        lent.assert_all_back();
+    }
+    alone(|| {
+        decode_in_children::<[Block; 2]>(|two, block| two.is_ok_and(|two| two == [block.clone(), block.clone()]));
+        decode_in_children::<(Block, String)>(|two, _| two.is_err());
+    });
+}

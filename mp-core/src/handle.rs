@@ -79,7 +79,7 @@ impl<'a> Table<'a> {
             let outer = OUTER.with_borrow_mut(Vec::pop).flatten();
             *self.fds = DECODING.replace(outer).unwrap_or_default();
             self.lent = false;
-            self.fds.delivered();
+            self.fds.decoded();
         }
         self.fds.settle();
     }
