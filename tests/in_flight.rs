@@ -154,6 +154,16 @@ fn arguments_that_a_child_cannot_decode() {
     });
 }
 
+#[test]
+fn arguments_of_a_child_that_cannot_begin() {
+    for_each_method(|context| {
+        let lent = Lent::new();
+        let child = context.process(|_: Vec<Block>| (), (lent.blocks.clone(),));
+        child.current_dir("/there/is/no/such/folder").start().expect_err("no folder");
+        lent.assert_all_back();
+    });
+}
+
 /// A result may be asked for any number of times, or never.
 #[test]
 fn results_of_processes() {
