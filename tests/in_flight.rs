@@ -369,7 +369,9 @@ fn messages_that_came_with_a_fork() {
         lent.assert_all_back();
     }
     alone(|| {
-        decode_in_children::<[Block; 2]>(|two, block| two.is_ok_and(|two| two == [block.clone(), block.clone()]));
+        decode_in_children::<[Block; 2]>(|two, block| {
+            two.is_ok_and(|two| two == [block.clone(), block.clone()])
+        });
         decode_in_children::<(Block, String)>(|two, _| two.is_err());
     });
 }

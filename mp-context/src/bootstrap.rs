@@ -173,9 +173,8 @@ fn prepare<'a>(
     mut arguments: Message,
 ) -> Result<(Box<LocalCall<'a>>, StartMethod), String> {
     let resolve = |method| Ok((call.function.resolve().map_err(|error| error.to_string())?, method));
-    let (prepare, method) = method
-        .and_then(resolve)
-        .inspect_err(|_| discard_arguments(&arguments.bytes, &mut arguments.fds))?;
+    let (prepare, method) =
+        method.and_then(resolve).inspect_err(|_| discard_arguments(&arguments.bytes, &mut arguments.fds))?;
     let prepared = prepare(&arguments.bytes, &mut arguments.fds);
     Ok((prepared.map_err(|error| format!("{}: {error}", call.function.name()))?, method))
 }

@@ -18,8 +18,8 @@
 //! of the bytes are given back, once for each place in the bytes. [`discard`] gives them back without decoding. So bytes
 //! are decoded or discarded once; of further copies, [`Fds::into_copy`] marks the tables.
 //!
-//! A message that a child has from its parent by a fork is the parent's, which undoes it. The child may decode its copy, while
-//! the parent keeps what is in it; it must not send it.
+//! A message that a child has from its parent by a fork is the parent's, which undoes it. The child may decode its copy,
+//! while the parent keeps what is in it; it must not send it.
 //!
 //! What is neither decoded nor discarded stays counted until the owner of the arena ends: messages in a socket and items
 //! in a queue whose last reader died, those that a reader was killed with, those whose descriptors were lost, and an
