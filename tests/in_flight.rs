@@ -32,13 +32,16 @@ impl<'de> Deserialize<'de> for Bomb {
 struct Lent {
     arena: Arena,
     blocks: Vec<Block>,
+    /// Stays here, and keeps their chunk in the arena if all others are given back too often.
+    kept: Block,
 }
 
 impl Lent {
     fn new() -> Lent {
         let arena = Arena::new();
         let blocks = (0..20).map(|_| arena.alloc(100, 8).expect("a block")).collect();
-        Lent { arena, blocks }
+        let kept = arena.alloc(100, 8).expect("a block");
+        Lent { arena, blocks, kept }
     }
 
     /// No count is missing and none is left over.
@@ -48,7 +51,7 @@ impl Lent {
         let others: Vec<Block> = (0..600).map(|_| self.arena.alloc(100, 8).expect("a block")).collect();
         let twice = self.blocks.iter().filter(|block| others.contains(block)).count();
         assert_eq!(twice, 0, "blocks that were given back too often");
-        drop((others, self.blocks));
+        drop((others, self.blocks, self.kept));
         self.arena.sweep();
         assert_eq!(self.arena.chunks(), 0, "chunks with a block that was not given back");
     }
@@ -147,6 +150,16 @@ fn arguments_that_a_child_cannot_decode() {
         let work = |_: (Changeling, Vec<Block>), _: Vec<Block>| ();
         let (before, after) = two();
         context.process(work, ((Changeling, before), after)).start().expect_err("no arguments");
+        lent.assert_all_back();
+    });
+}
+
+#[test]
+fn arguments_of_a_child_that_cannot_begin() {
+    for_each_method(|context| {
+        let lent = Lent::new();
+        let child = context.process(|_: Vec<Block>| (), (lent.blocks.clone(),));
+        child.current_dir("/there/is/no/such/folder").start().expect_err("no folder");
         lent.assert_all_back();
     });
 }
@@ -305,5 +318,60 @@ fn calls_that_are_never_done() {
         call.join().expect("an error");
         drop(pool);
         lent.assert_all_back();
+    });
+}
+
+/// A worker that does not end at once goes on with what it has: nobody else may have got that meanwhile.
+#[test]
+fn items_of_a_worker_that_outlives_its_call() {
+    alone(|| {
+        let pool = std::sync::Arc::new(Pool::new(1).expect("a pool"));
+        let (here, there) = pipe().expect("a pipe");
+        let call = {
+            let pool = pool.clone();
+            std::thread::spawn(move || {
+                let work = |there: &mp::core::connection::Connection, (number, value): (u32, Value<u32>)| {
+                    if number == 0 {
+                        // SAFETY: ignoring a signal installs no handler.
+                        unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+                        there.send(&1).expect("sent");
+                        there.recv::<u32>().expect("go on");
+                    }
+                    value.set(99).expect("it is there");
+                    there.send(&2).expect("sent");
+                };
+                let items = (0..2).map(|number| (number, Value::new(0_u32).expect("a value")));
+                pool.chunksize(2).with(there).map(work, items).expect_err("a pool that ended")
+            })
+        };
+        here.recv_timeout::<u32>(SOON).expect("a task is begun");
+        let end = std::thread::spawn(move || pool.terminate().expect("it is ours"));
+        call.join().expect("an error");
+        let others: Vec<Value<u32>> = (0..100).map(|_| Value::new(0).expect("a value")).collect();
+        here.send(&1).expect("sent");
+        here.recv_timeout::<u32>(SOON).expect("the first item");
+        here.recv_timeout::<u32>(SOON).expect("the second item, which is still there");
+        end.join().expect("an end");
+        assert!(others.iter().all(|value| value.get().expect("a number") == 0), "a value of somebody else");
+    });
+}
+
+/// A message that was not sent is its maker's: what a child makes of its copy gives nothing back.
+#[test]
+fn messages_that_came_with_a_fork() {
+    fn decode_in_children<T: DeserializeOwned>(is_right: fn(mp::core::Result<T>, &Block) -> bool) {
+        let lent = Lent::new();
+        for block in &lent.blocks {
+            let message = Message::encode(&(block, block)).expect("a message");
+            let child = Context::fork().fork_with(|| is_right(message.decode(), block));
+            assert!(child.expect("started").join().expect("its result"));
+        }
+        lent.assert_all_back();
+    }
+    alone(|| {
+        decode_in_children::<[Block; 2]>(|two, block| {
+            two.is_ok_and(|two| two == [block.clone(), block.clone()])
+        });
+        decode_in_children::<(Block, String)>(|two, _| two.is_err());
     });
 }

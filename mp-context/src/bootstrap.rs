@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
 use mp_core::connection::Connection;
-use mp_core::function::{PreparedCall, discard_arguments};
+use mp_core::function::discard_arguments;
 use mp_core::message::{Fds, Message, SharedFd};
 use mp_core::parcel;
 use mp_core::process::entry::Hello;
@@ -123,16 +123,15 @@ pub(crate) fn install_panic_hook() {
 fn follow<'a>(orders: Orders<'a>, socket: &Connection) -> Result<(Box<LocalCall<'a>>, StartMethod), String> {
     match orders {
         Orders::Sent => {
-            let method = become_child(receive_preparation(socket)?, None)?;
+            let method = receive_preparation(socket).and_then(|preparation| become_child(preparation, None));
             let mut arguments = receive(socket)?;
             let call = split_head(&mut arguments).map_err(|error| error.to_string())?;
-            Ok((decode(&call, arguments)?, method))
+            prepare(method, &call, arguments)
         }
         Orders::Copied(closure) => Ok((closure, become_child(receive_preparation(socket)?, None)?)),
         Orders::Letter(letter, parent) => {
             let (preparation, call, arguments) = letter.split();
-            let method = become_child(preparation, parent)?;
-            Ok((decode(&call, arguments)?, method))
+            prepare(become_child(preparation, parent), &call, arguments)
         }
     }
 }
@@ -167,14 +166,17 @@ fn become_child(preparation: Box<Preparation>, parent: Option<OwnedFd>) -> Resul
     Ok(preparation.method)
 }
 
-/// The call with its arguments decoded.
-fn decode(call: &Call, mut arguments: Message) -> Result<PreparedCall, String> {
-    let prepare = call.function.resolve().map_err(|error| {
-        discard_arguments(&arguments.bytes, &mut arguments.fds);
-        error.to_string()
-    })?;
+/// The call with its arguments decoded, in a process made by `method`. What they carry is given back if it never began.
+fn prepare<'a>(
+    method: Result<StartMethod, String>,
+    call: &Call,
+    mut arguments: Message,
+) -> Result<(Box<LocalCall<'a>>, StartMethod), String> {
+    let resolve = |method| Ok((call.function.resolve().map_err(|error| error.to_string())?, method));
+    let (prepare, method) =
+        method.and_then(resolve).inspect_err(|_| discard_arguments(&arguments.bytes, &mut arguments.fds))?;
     let prepared = prepare(&arguments.bytes, &mut arguments.fds);
-    prepared.map_err(|error| format!("{}: {error}", call.function.name()))
+    Ok((prepared.map_err(|error| format!("{}: {error}", call.function.name()))?, method))
 }
 
 /// Lets `ps` and `top` show the name; the system keeps its first 15 bytes.

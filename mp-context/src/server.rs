@@ -4,10 +4,10 @@
 //!
 //! It is started like any child, by executing the program anew, so it holds nothing of its user's memory; what the
 //! preload hooks leave behind is shared by all children. What children need and it can get ready for all of them, or before
-//! it copies itself, it does: a copy pays for each page that it touches first. It waits in one epoll for requests and for the ends of its
-//! children, whose statuses it writes into the pipes that came with the requests. It ends with its user: by the end of
-//! the socket or by its lifeline. Its children hang on lifelines of their own, held by the user and not by the server:
-//! they outlive a server that is killed, and lose only the way their exit status takes.
+//! it copies itself, it does: a copy pays for each page that it touches first. It waits in one epoll for requests and for
+//! the ends of its children, whose statuses it writes into the pipes that came with the requests. It ends with its user: by
+//! the end of the socket or by its lifeline. Its children hang on lifelines of their own, held by the user and not by the
+//! server: they outlive a server that is killed, and lose only the way their exit status takes.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -79,9 +79,9 @@ impl<'a> Table<'a> {
             let outer = OUTER.with_borrow_mut(Vec::pop).flatten();
             *self.fds = DECODING.replace(outer).unwrap_or_default();
             self.lent = false;
-            self.fds.delivered();
-            self.fds.settle();
+            self.fds.decoded();
         }
+        self.fds.settle();
     }
 
     /// Whether a handle was met.
@@ -92,8 +92,11 @@ impl<'a> Table<'a> {
 
     /// Notes that the message owns a count of this block: see [`Fds::owes`].
     pub(crate) fn owes(&mut self, block: (u32, u32)) {
-        self.lend();
-        DECODING.with_borrow_mut(|fds| fds.iter_mut().for_each(|fds| fds.owes(block)));
+        match self.lent {
+            true => DECODING.with_borrow_mut(|fds| fds.iter_mut().for_each(|fds| fds.owes(block))),
+            // Nor is it lent for this: what is discarded at the end of a thread may find the slot gone.
+            false => self.fds.owes(block),
+        }
     }
 
     /// Whether the counts of its handles belong to the bytes, rather than to what is undone when the message is dropped.

@@ -18,6 +18,9 @@
 //! of the bytes are given back, once for each place in the bytes. [`discard`] gives them back without decoding. So bytes
 //! are decoded or discarded once; of further copies, [`Fds::into_copy`] marks the tables.
 //!
+//! A message that a child has from its parent by a fork is the parent's, which undoes it. The child may decode its copy,
+//! while the parent keeps what is in it; it must not send it.
+//!
 //! What is neither decoded nor discarded stays counted until the owner of the arena ends: messages in a socket and items
 //! in a queue whose last reader died, those that a reader was killed with, those whose descriptors were lost, and an
 //! arrived message that is dropped, because it might have been one of several copies.
@@ -31,6 +34,7 @@ use serde::de::DeserializeOwned;
 
 use crate::arena::Chunk;
 use crate::codec;
+use crate::liveness::ProcessId;
 use crate::segment::Segment;
 use crate::{Error, Result};
 
@@ -47,6 +51,8 @@ pub struct Fds(Option<Box<Carried>>);
 struct Carried {
     slots: Vec<Slot>,
     on_unsent: Vec<Box<dyn FnOnce() + Send + Sync>>,
+    /// The process that has to undo it.
+    pid: u32,
     /// Shared blocks, by descriptor and index, of which the value that is being decoded owns a count.
     owed: Vec<(u32, u32)>,
     /// Somebody else keeps the counts.
@@ -116,7 +122,9 @@ impl Fds {
     /// Registers how to give back what a handle took for its journey, should the message never be sent or
     /// decoded.
     pub fn on_unsent(&mut self, undo: impl FnOnce() + Send + Sync + 'static) {
-        self.carried().on_unsent.push(Box::new(undo));
+        let carried = self.carried();
+        carried.on_unsent.push(Box::new(undo));
+        carried.pid = ProcessId::current().pid();
     }
 
     /// Takes the descriptor at `index` for a handle named `what`, which owns it from now on.
@@ -203,9 +211,18 @@ impl Fds {
         })
     }
 
-    /// The message has left, or was decoded: what it carried belongs to the receiver, nothing is undone.
+    /// The message has left: what it carried belongs to the receiver, nothing is undone.
     pub fn delivered(&mut self) {
         if let Some(carried) = &mut self.0 {
+            carried.on_unsent.clear();
+        }
+    }
+
+    /// It was decoded, so that nothing is undone here. What came with a fork is undone where it was made all the same, and is
+    /// not given back here.
+    pub(crate) fn decoded(&mut self) {
+        if let Some(carried) = &mut self.0 {
+            carried.is_copy |= !carried.on_unsent.is_empty() && carried.pid != ProcessId::current().pid();
             carried.on_unsent.clear();
         }
     }

@@ -54,6 +54,8 @@ pub(crate) struct Supervisor {
     seats: Vec<Seat>,
     /// Calls that are not finished, oldest first.
     jobs: Vec<Active>,
+    /// Calls that were given up. What they carry is not given back while a worker may still come to it.
+    given_up: Vec<Active>,
     next_job: u32,
     /// Whose tasks are next; calls take turns.
     turn: usize,
@@ -100,6 +102,7 @@ impl Supervisor {
             on_lost,
             seats: Vec::new(),
             jobs: Vec::new(),
+            given_up: Vec::new(),
             next_job: 0,
             turn: 0,
             epoll,
@@ -160,6 +163,12 @@ impl Supervisor {
         }
         self.next_job = self.next_job.wrapping_add(1);
         self.jobs.push(Active::new(job, self.next_job));
+    }
+
+    /// Tells all callers of `error`.
+    fn give_up(&mut self, error: &PoolError) {
+        self.jobs.iter().for_each(|active| active.job.abort(error.clone()));
+        self.given_up.append(&mut self.jobs);
     }
 
     fn job(&mut self, number: u32) -> Option<&mut Active> {
@@ -274,7 +283,7 @@ impl Supervisor {
     }
 
     fn terminate(mut self) {
-        self.jobs.clear();
+        self.give_up(&PoolError::Terminated);
         let members: Vec<Member> = self.seats.drain(..).filter_map(|seat| seat.member).collect();
         let processes = || members.iter().filter_map(Member::process);
         processes().for_each(|process| _ = process.terminate());
@@ -291,8 +300,9 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        self.jobs.clear();
+        self.give_up(&PoolError::Terminated);
         self.seats.clear();
+        self.given_up.clear();
         self.shared.end();
     }
 }

@@ -264,6 +264,33 @@ fn bytes_that_look_like_blocks_are_none() {
     assert_eq!(one.count(), 2);
 }
 
+/// What is kept in a thread may end after the slots through which tables are lent.
+#[test]
+fn messages_are_discarded_at_the_end_of_a_thread() {
+    struct Kept(Cell<Option<Message>>);
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.0.take().into_iter().for_each(Message::discard);
+        }
+    }
+    thread_local! {
+        static KEPT: Kept = const { Kept(Cell::new(None)) };
+    }
+    let one = block();
+    let message = arrived(&one);
+    assert_eq!(one.count(), 2);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            KEPT.with(|kept| kept.0.set(Some(message)));
+            // The slots are made after it, and so are gone before it.
+            assert!(Message::encode(&one).unwrap().decode::<Block>().unwrap() == one);
+        });
+        // Otherwise the scope does not wait for what the thread keeps.
+        thread.join().unwrap();
+    });
+    assert_eq!(one.count(), 1);
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Piece {
     Block(u8, u8),

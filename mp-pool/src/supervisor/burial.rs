@@ -98,7 +98,7 @@ impl Supervisor {
         let count = self.deaths_in_row;
         if count >= MOST_KILLS || count - self.kills_in_row >= MOST_DEATHS {
             let error = PoolError::WorkersKeepDying { count, reason };
-            self.jobs.drain(..).for_each(|active| active.job.abort(error.clone()));
+            self.give_up(&error);
             self.broken = Some(error);
             self.seats.iter_mut().for_each(|seat| seat.due = None);
             return;

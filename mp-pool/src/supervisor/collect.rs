@@ -94,7 +94,8 @@ struct Taken {
 impl Taken {
     /// Gives back what the values in `body` carry: nobody waits for them any more.
     fn discard(self, body: &[u8]) {
-        if let (status::VALUE, Ok(fds)) = (self.result.status, self.fds) {
+        // Behind the values of a chunk that was cut short stands a failure, which carries nothing.
+        if let (status::VALUE | status::CUT_SHORT, Ok(fds)) = (self.result.status, self.fds) {
             let chunk = if self.task.flags & task::CHUNK == 0 { 1 } else { usize::MAX };
             drop(Values::new(body, fds, chunk));
         }

@@ -1,9 +1,9 @@
 //! The counts that a message owns: found in its bytes alone, whatever type was wanted and however far decoding came.
 //!
-//! While a value is decoded, each counted handle is noted as its header is read. If decoding ends before the bytes do, by an error or a
-//! panic, what is left is walked over: MessagePack is a row of headers and contents, so no type, no nesting and no stack is
-//! needed. All that was noted is given back at the end, once for each place in the bytes; handles that were made have taken
-//! counts of their own.
+//! While a value is decoded, each counted handle is noted as its header is read. If decoding ends before the bytes do, by an
+//! error or a panic, what is left is walked over: MessagePack is a row of headers and contents, so no type, no nesting and no
+//! stack is needed. All that was noted is given back at the end, once for each place in the bytes; handles that were made
+//! have taken counts of their own.
 //!
 //! Bytes that nobody encoded cost one look at each at most; the walk ends at the first that is no value.
 
