@@ -87,26 +87,37 @@ impl<'de, 'f> Decoder<'de, 'f> {
     /// The unsigned number that stands here, if one does: without a look at what else it may be.
     #[inline]
     fn unsigned(&mut self) -> Option<u64> {
-        let (&marker, rest) = self.input.split_first()?;
-        if marker > 0x7f {
-            return self.long_unsigned();
-        }
-        self.input = rest;
-        Some(marker.into())
+        // However long it is, it does not end behind these.
+        let Some(([marker, bytes @ ..], _)) = self.input.split_first_chunk::<9>() else {
+            return self.last_unsigned();
+        };
+        let (number, length) = match *marker {
+            0x00..=0x7f => (u64::from(*marker), 0),
+            0xcc..=0xcf => {
+                let length = 1 << (*marker - 0xcc);
+                (u64::from_be_bytes(*bytes) >> (64 - 8 * length), length)
+            }
+            _ => return None,
+        };
+        self.input = &self.input[1 + length..];
+        Some(number)
     }
 
+    /// As [`unsigned`](Self::unsigned), near the end of the bytes.
     #[inline(never)]
-    fn long_unsigned(&mut self) -> Option<u64> {
+    fn last_unsigned(&mut self) -> Option<u64> {
         let (&marker, rest) = self.input.split_first()?;
-        let 0xcc..=0xcf = marker else { return None };
-        let length = 1 << (marker - 0xcc);
-        let (bytes, behind) = rest.split_at_checked(length)?;
-        let number = match rest.first_chunk() {
-            Some(eight) => u64::from_be_bytes(*eight) >> (64 - 8 * length),
-            None => bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)),
+        let length = match marker {
+            0x00..=0x7f => {
+                self.input = rest;
+                return Some(marker.into());
+            }
+            0xcc..=0xcf => 1 << (marker - 0xcc),
+            _ => return None,
         };
+        let (bytes, behind) = rest.split_at_checked(length)?;
         self.input = behind;
-        Some(number)
+        Some(bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
     /// An integer of 128 bits, if one stands here: rmp-serde writes them as bytes, big-endian.
