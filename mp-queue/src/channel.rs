@@ -223,11 +223,12 @@ impl Channel {
         &self.ring
     }
 
-    /// Puts one item without descriptors, whose bytes are `parts`.
+    /// Puts one item without descriptors, whose bytes are `head` and `body`: in registers, since what the caller has just
+    /// written to memory is slow to come back from there in other pieces.
     #[inline]
-    pub fn put_one(&self, parts: &[&[u8]], wait: Wait) -> Result<()> {
+    pub fn put_one(&self, head: &[u8], body: &[u8], wait: Wait) -> Result<()> {
         loop {
-            match self.try_put_one(parts, wait) {
+            match self.try_put_one(head, body, wait) {
                 Err(Error::Full) => self.wait_for_room(wait)?,
                 result => return result,
             }
@@ -235,12 +236,12 @@ impl Channel {
     }
 
     #[inline]
-    fn try_put_one(&self, parts: &[&[u8]], wait: Wait) -> Result<()> {
+    fn try_put_one(&self, head: &[u8], body: &[u8], wait: Wait) -> Result<()> {
         let Some(held) = wait.guard(self.ring.put_lock(), || self.may_put(), || self.ring.written()) else {
             return Err(Error::Full);
         };
         let mut writer = self.ring.writer(&held)?;
-        match writer.stage(parts, 0)? {
+        match writer.stage(&[head, body], 0)? {
             Staged::Yes if writer.publish() => Ok(()),
             Staged::Yes => Err(Error::Closed),
             Staged::Full => Err(Error::Full),

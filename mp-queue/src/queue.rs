@@ -172,12 +172,13 @@ impl<T: Serialize> Queue<T> {
     #[inline]
     pub(crate) fn put_within(&self, item: &T, wait: Wait) -> Result<()> {
         if let Some(numbers) = whole::split(item) {
-            return self.channel.put_one(&numbers.parts(), wait);
+            let [head, body] = numbers.parts();
+            return self.channel.put_one(head, body, wait);
         }
         let (mut bytes, mut fds) = (Scratch::take(), Fds::new());
         encode_into(item, &mut bytes, &mut fds).map_err(Error::Encode)?;
         if fds.is_plain() {
-            return self.channel.put_one(&[&bytes], wait);
+            return self.channel.put_one(&bytes, &[], wait);
         }
         self.channel.put(&mut [Parcel { bytes: &bytes, fds }], wait).1
     }

@@ -74,7 +74,7 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
         piece.fetch(at.offset + AHEAD, true);
         piece.write_head(at.offset, [bytes, about]);
         let mut offset = at.offset + RECORD_HEAD;
-        for part in parts {
+        for part in parts.iter().filter(|part| !part.is_empty()) {
             piece.write(offset, part)?;
             offset += part.len() as u64;
         }
