@@ -25,7 +25,7 @@ use crate::{Error, Result};
 /// The newtype struct that tells the codec that a handle comes.
 pub(crate) const MARK: &str = "$mp_core::handle";
 /// The same for the handle of a block in a shared arena, of which the message owns a count.
-pub(crate) const COUNTED: &str = "$mp_core::counted handle";
+pub(crate) const COUNTED_MARK: &str = "$mp_core::counted handle";
 
 thread_local! {
     /// The table of the message whose handle is being encoded.
@@ -129,7 +129,7 @@ pub(crate) fn serialize_counted<S: Serializer>(
     what: &'static str,
     attach: impl FnOnce(&mut Fds) -> Result<(u32, u32)>,
 ) -> Result<S::Ok, S::Error> {
-    serialize_as(COUNTED, serializer, what, attach)
+    serialize_as(COUNTED_MARK, serializer, what, attach)
 }
 
 fn serialize_as<S, B>(

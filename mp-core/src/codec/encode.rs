@@ -278,7 +278,7 @@ impl<'e, 'a> ser::Serializer for &'e mut Encoder<'a> {
         }
         let kind = match name {
             handle::MARK => PLAIN,
-            handle::COUNTED => COUNTED,
+            handle::COUNTED_MARK => COUNTED,
             _ => return value.serialize(self),
         };
         self.bytes().extend([0xd4, HANDLE, kind]);
