@@ -136,7 +136,7 @@ fn na_22_terminate_ends_stopped_workers() {
 
 #[test]
 fn na_18_panics_tell_their_story_and_harm_nobody() {
-    alone(|| {
+    let scenario = || {
         let pool = Pool::new(1).expect("a pool");
         let pid = pool.apply(std::process::id, ()).expect("a pid");
         let results = pool.chunksize(1).try_map(|x: u32| 100 / x, 0..3).expect("results");
@@ -153,6 +153,11 @@ fn na_18_panics_tell_their_story_and_harm_nobody() {
         }
         assert_eq!(results[1..].iter().flatten().collect::<Vec<_>>(), [&100, &50]);
         assert_eq!(pool.apply(std::process::id, ()).expect("a pid"), pid);
+    };
+    // Whatever is set where the tests run, stacks are wanted here.
+    alone(move || {
+        let process = Context::spawn().process(scenario, ()).env("RUST_BACKTRACE", "1").start();
+        process.expect("a process").join().expect("no panic");
     });
 }
 

@@ -5,7 +5,7 @@
 //! comes, closes it too. Whatever a run leaves behind in its group ends with the run.
 
 use anyhow::{Context, Result};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -24,16 +24,19 @@ pub enum End {
     Silent,
 }
 
-/// Runs `command`, copying its standard error to ours as it comes; `line` gets each line of its standard output.
+/// Runs `command`; `line` gets each line that it prints, to standard output or standard error, in the order of printing.
 pub fn run(mut command: Command, silence: Duration, mut line: impl FnMut(&str)) -> Result<End> {
     let mut guard = Guard::start()?;
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (stream, stdout) = std::io::pipe().context("cannot make a pipe")?;
+    let stderr = stdout.try_clone().context("cannot duplicate a descriptor")?;
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
     command.process_group(guard.group()?);
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    // It holds our ends of the pipe for writing, which would never end.
+    drop(command);
 
     let (sender, output) = sync_channel(64);
-    copy(child.stdout.take(), true, sender.clone());
-    copy(child.stderr.take(), false, sender);
+    copy(stream, sender);
     let mut lines = Lines::default();
     let spoke_until_end = pump(&output, Silence::Since(Instant::now(), silence), &mut lines, &mut line);
     if !spoke_until_end {
@@ -54,9 +57,9 @@ enum Silence {
     Until(Instant),
 }
 
-/// Passes output on until both streams end (`true`) or the wait is over (`false`).
+/// Passes output on until it ends (`true`) or the wait is over (`false`).
 fn pump(
-    output: &Receiver<(bool, Vec<u8>)>,
+    output: &Receiver<Vec<u8>>,
     mut wait: Silence,
     lines: &mut Lines,
     line: &mut impl FnMut(&str),
@@ -67,10 +70,7 @@ fn pump(
             Silence::Until(deadline) => deadline,
         };
         match output.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok((true, bytes)) => lines.feed(&bytes, line),
-            Ok((false, bytes)) => {
-                let _ = std::io::stderr().write_all(&bytes);
-            }
+            Ok(bytes) => lines.feed(&bytes, line),
             Err(RecvTimeoutError::Timeout) => return false,
             Err(RecvTimeoutError::Disconnected) => return true,
         }
@@ -81,12 +81,11 @@ fn pump(
 }
 
 /// Sends what a stream brings, from a thread that ends with the stream.
-fn copy(stream: Option<impl Read + Send + 'static>, is_stdout: bool, to: SyncSender<(bool, Vec<u8>)>) {
-    let Some(mut stream) = stream else { return };
+fn copy(mut stream: impl Read + Send + 'static, to: SyncSender<Vec<u8>>) {
     thread::spawn(move || {
         let mut buffer = [0; 8192];
         while let Ok(n @ 1..) = stream.read(&mut buffer) {
-            if to.send((is_stdout, buffer[..n].to_vec())).is_err() {
+            if to.send(buffer[..n].to_vec()).is_err() {
                 return;
             }
         }
@@ -166,12 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_status_arrive() {
+    fn lines_of_both_streams_arrive_in_order_and_so_does_the_status() {
         let mut seen = Vec::new();
-        let end = run(shell("printf 'one\\ntwo'; echo err >&2; exit 3"), Duration::from_secs(60), |l| {
+        let end = run(shell("echo one; echo error >&2; printf two; exit 3"), Duration::from_secs(60), |l| {
             seen.push(l.to_owned())
         });
-        assert_eq!(seen, ["one", "two"]);
+        assert_eq!(seen, ["one", "error", "two"]);
         assert!(matches!(end, Ok(End::Exited(status)) if status.code() == Some(3)), "{end:?}");
     }
 

@@ -5,6 +5,7 @@ mod bench;
 mod child;
 mod ci;
 mod lint;
+mod report;
 mod runs;
 mod test;
 mod tools;
