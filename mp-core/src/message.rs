@@ -386,7 +386,7 @@ pub fn encode_into<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>, fds: &
 /// The value in `bytes`, all of them, whose handles are in `fds`; what no handle took is given back.
 ///
 /// Several values may share one table. Errors: [`Error::Decode`].
-#[inline]
+#[inline(always)]
 pub fn decode_from<T: DeserializeOwned>(bytes: &[u8], fds: &mut Fds) -> Result<T> {
     codec::decode(bytes, Some(fds))
 }

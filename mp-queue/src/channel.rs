@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use mp_core::deadline::Deadline;
 use mp_core::message::{Fds, SharedFd};
-use mp_core::ring::{Doze, Next, Reader, Ring, Staged};
+use mp_core::ring::{Doze, Next, Reader, Ring, Short, Staged};
 use mp_core::spin::Spin;
 use mp_sync::{RawGuard, RawLock};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Boxed, Error, Result};
 use crate::linger::Linger;
 use crate::ready::Ready;
 use crate::side::{Sent, Side};
@@ -129,6 +129,26 @@ pub(crate) enum Fate {
     Left,
 }
 
+/// What came of putting one item; small enough for registers.
+pub(crate) enum Put {
+    /// It is in the ring.
+    Done,
+    /// There was no room in time.
+    Full,
+    Failed(Box<Error>),
+}
+
+/// What came of getting one item.
+pub(crate) enum Got {
+    /// No item came in time.
+    Nothing,
+    /// A short one.
+    Short,
+    /// One that had to be taken otherwise.
+    Other,
+    Failed(Box<Error>),
+}
+
 /// An item that is still in the ring, under the lock.
 pub(crate) struct Found<'a> {
     reader: &'a Reader<'a, RawLock>,
@@ -143,16 +163,10 @@ impl Found<'_> {
         Ok(self.reader.read(self.next, 0, bytes)?)
     }
 
-    /// How many bytes it has.
-    #[inline]
-    pub fn length(&self) -> usize {
-        usize::try_from(self.next.bytes).unwrap_or(usize::MAX)
-    }
-
-    /// Fills `bytes` with its first ones.
-    #[inline]
-    pub fn read_small(&self, bytes: &mut [u8]) -> Result<()> {
-        Ok(self.reader.read_exact(self.next, bytes)?)
+    /// Its bytes, if they are few and nothing else came with it.
+    #[inline(always)]
+    fn read_short(&self, bytes: &mut Short) -> Result<bool> {
+        Ok(!self.has_handles() && self.reader.read_short(self.next, bytes)?)
     }
 
     /// Whether descriptors came with it.
@@ -223,29 +237,32 @@ impl Channel {
         &self.ring
     }
 
-    /// Puts one item without descriptors, whose bytes are `head` and `body`: in registers, since what the caller has just
-    /// written to memory is slow to come back from there in other pieces.
-    #[inline]
-    pub fn put_one(&self, head: &[u8], body: &[u8], wait: Wait) -> Result<()> {
+    /// Puts one item without descriptors, whose bytes are `head` and `body`.
+    ///
+    /// The same code for items of all types, so that much of it is there already when a thread wakes up.
+    #[inline(never)]
+    pub fn put_one(&self, head: &[u8], body: &[u8], wait: &Wait) -> Put {
         loop {
-            match self.try_put_one(head, body, wait) {
-                Err(Error::Full) => self.wait_for_room(wait)?,
-                result => return result,
+            match self.try_put_one(head, body, *wait) {
+                Ok(true) => return Put::Done,
+                Ok(false) if self.wait_for_room(*wait) => {}
+                Ok(false) => return Put::Full,
+                Err(error) => return Put::Failed(error),
             }
         }
     }
 
-    #[inline]
-    fn try_put_one(&self, head: &[u8], body: &[u8], wait: Wait) -> Result<()> {
+    /// As [`put_one`](Self::put_one), without waiting for room: whether there was some.
+    #[inline(always)]
+    fn try_put_one(&self, head: &[u8], body: &[u8], wait: Wait) -> Result<bool, Boxed> {
         let Some(held) = wait.guard(self.ring.put_lock(), || self.may_put(), || self.ring.written()) else {
-            return Err(Error::Full);
+            return Ok(false);
         };
         let mut writer = self.ring.writer(&held)?;
-        match writer.stage(&[head, body], 0)? {
-            Staged::Yes if writer.publish() => Ok(()),
-            Staged::Yes => Err(Error::Closed),
-            Staged::Full => Err(Error::Full),
-            Staged::Closed => Err(Error::Closed),
+        match writer.stage(head, body, 0)? {
+            Staged::Yes if writer.publish() => Ok(true),
+            Staged::Full => Ok(false),
+            Staged::Yes | Staged::Closed => Err(Box::new(Error::Closed)),
         }
     }
 
@@ -254,16 +271,17 @@ impl Channel {
         self.ring.len() < self.ring.limit() || self.ring.is_closed()
     }
 
-    /// Until there may be room.
+    /// Until there may be room; false if the time is over.
     #[cold]
-    fn wait_for_room(&self, wait: Wait) -> Result<()> {
+    #[inline(never)]
+    fn wait_for_room(&self, wait: Wait) -> bool {
         if wait.is_over() {
-            return Err(Error::Full);
+            return false;
         }
         let doze = self.ring.doze_until_got();
         let limit = self.ring.limit();
         if self.ring.len() < limit || self.ring.is_closed() {
-            return Ok(());
+            return true;
         }
         // A getter that is at it makes room for more soon: going on at the first place would only be in its way.
         let (wanted, mut looks) = ((limit / 4).clamp(1, BATCH), 0);
@@ -281,7 +299,7 @@ impl Channel {
         if !spun {
             wait.sleep(&doze);
         }
-        Ok(())
+        true
     }
 
     /// Puts all `parcels`, as many at once as there is room for; how many were put before an error.
@@ -329,7 +347,7 @@ impl Channel {
             };
             let staged = sent.and_then(|sent| match sent {
                 Sent::NoRoom => Ok(Staged::Full),
-                Sent::As(attempt) => Ok(writer.stage(&[parcel.bytes], attempt)?),
+                Sent::As(attempt) => Ok(writer.stage(parcel.bytes, &[], attempt)?),
             });
             result = match staged {
                 Ok(Staged::Yes) => Ok(()),
@@ -363,8 +381,37 @@ impl Channel {
         }
     }
 
+    /// Gets one item: puts it into `short`, if it is that, or else has `other` take it, under the lock.
+    ///
+    /// The same code for items of all types, as for [`put_one`](Self::put_one).
+    #[inline(never)]
+    pub fn get_one<W: Witness>(
+        &self,
+        wait: &Wait,
+        witness: &W,
+        short: &mut Short,
+        other: &mut dyn FnMut(Found<'_>) -> Result<()>,
+    ) -> Got {
+        let mut got = Got::Nothing;
+        let mut each = |found: Found<'_>| {
+            got = Got::Short;
+            if !found.read_short(short)? {
+                got = Got::Other;
+                other(found)?;
+            }
+            Ok(Fate::Last)
+        };
+        loop {
+            match self.try_get(1, *wait, witness, &mut each) {
+                Ok(true) => return got,
+                Ok(false) if self.wait_for_item(*wait) => {}
+                Ok(false) => return Got::Nothing,
+                Err(error) => return Got::Failed(error),
+            }
+        }
+    }
+
     /// Gets up to `most` items, at least one: calls `each` with each of them, under the lock, before they are taken.
-    #[inline]
     pub fn get(
         &self,
         most: usize,
@@ -372,48 +419,49 @@ impl Channel {
         witness: &impl Witness,
         mut each: impl FnMut(Found<'_>) -> Result<Fate>,
     ) -> Result<()> {
-        loop {
-            match self.try_get(most, wait, witness, &mut each) {
-                Err(Error::Empty) => self.wait_for_item(wait)?,
-                result => return result,
+        while !self.try_get(most, wait, witness, &mut each).map_err(|error| *error)? {
+            if !self.wait_for_item(wait) {
+                return Err(Error::Empty);
             }
         }
+        Ok(())
     }
 
-    /// Until there may be an item, or the queue is closed.
+    /// Until there may be an item, or the queue is closed; false if the time is over.
     #[cold]
-    fn wait_for_item(&self, wait: Wait) -> Result<()> {
+    #[inline(never)]
+    fn wait_for_item(&self, wait: Wait) -> bool {
         if wait.is_over() {
-            return Err(Error::Empty);
+            return false;
         }
-        let Some(doze) = self.ring.doze_if_empty() else { return Ok(()) };
+        let Some(doze) = self.ring.doze_if_empty() else { return true };
         if self.local.get.until_beside(self.ring.is_apart(false), || doze.is_over()) {
             self.local.linger.wait(|| doze.count());
         } else {
             wait.sleep(&doze);
         }
-        Ok(())
+        true
     }
 
-    /// As [`get`](Self::get), without waiting for an item.
-    #[inline]
+    /// As [`get`](Self::get), without waiting for an item: whether there was one.
+    #[inline(always)]
     fn try_get(
         &self,
         most: usize,
         wait: Wait,
         witness: &impl Witness,
         each: &mut impl FnMut(Found<'_>) -> Result<Fate>,
-    ) -> Result<()> {
+    ) -> Result<bool, Boxed> {
         let matters = || !self.ring.is_empty() || self.ring.is_closed();
         let Some(held) = wait.guard(self.ring.get_lock(), matters, || self.ring.read()) else {
-            return Err(Error::Empty);
+            return Ok(false);
         };
         let mut reader = self.ring.reader(&held)?;
         let mut got = 0;
         while got < most {
             let Some(next) = reader.peek()? else { break };
             let fate = match each(Found { reader: &reader, next: &next, side: &self.side }) {
-                Err(error) if got == 0 => return Err(error),
+                Err(error) if got == 0 => return Err(Box::new(error)),
                 Err(_) | Ok(Fate::Left) => break,
                 Ok(fate) => fate,
             };
@@ -426,10 +474,10 @@ impl Channel {
         if got == 0 && reader.is_drained() {
             // Of putters that came too late.
             let _ = self.side.drain();
-            return Err(Error::Closed);
+            return Err(Box::new(Error::Closed));
         }
         if got == 0 {
-            return Err(Error::Empty);
+            return Ok(false);
         }
         let before = reader.taken_before();
         witness.before(before, got as u64);
@@ -439,7 +487,7 @@ impl Channel {
         if give_back {
             self.give_back(&held);
         }
-        Ok(())
+        Ok(true)
     }
 
     #[cold]

@@ -64,3 +64,13 @@ pub enum Error {
     #[error(transparent)]
     Ground(#[from] mp_core::Error),
 }
+
+/// An error of a hot path: what succeeds is passed in registers.
+pub(crate) type Boxed = Box<Error>;
+
+impl From<mp_core::Error> for Boxed {
+    #[cold]
+    fn from(error: mp_core::Error) -> Boxed {
+        Box::new(error.into())
+    }
+}

@@ -10,16 +10,14 @@ use std::time::Duration;
 
 use mp_core::codec::whole;
 use mp_core::message::{Fds, SharedFd, decode_from, discard, encode_into};
+use mp_core::ring::Short;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::channel::{Channel, Fate, Parcel, Wait, Witness};
+use crate::channel::{Channel, Got, Parcel, Put, Wait, Witness};
 use crate::error::{Error, Result};
 use crate::iter::Iter;
-use crate::scratch::Scratch;
-
-/// Items of up to so many bytes are small.
-const SMALL: usize = 128;
+use crate::scratch::{self, Scratch};
 
 /// A queue of items that any number of processes and threads put and get; a clone is another handle to the same one.
 ///
@@ -171,16 +169,34 @@ impl<T: Serialize> Queue<T> {
 
     #[inline]
     pub(crate) fn put_within(&self, item: &T, wait: Wait) -> Result<()> {
-        if let Some(numbers) = whole::split(item) {
-            let [head, body] = numbers.parts();
-            return self.channel.put_one(head, body, wait);
+        let put = match whole::split(item) {
+            Some(numbers) => {
+                let [head, body] = numbers.parts();
+                self.channel.put_one(head, body, &wait)
+            }
+            None => scratch::with(|bytes| self.put_by_way_of(item, bytes, &wait)),
+        };
+        match put {
+            Put::Done => Ok(()),
+            Put::Full => Err(Error::Full),
+            Put::Failed(error) => Err(*error),
         }
-        let (mut bytes, mut fds) = (Scratch::take(), Fds::new());
-        encode_into(item, &mut bytes, &mut fds).map_err(Error::Encode)?;
+    }
+
+    /// As [`put_within`](Self::put_within), by way of `bytes`.
+    #[inline]
+    fn put_by_way_of(&self, item: &T, bytes: &mut Vec<u8>, wait: &Wait) -> Put {
+        let mut fds = Fds::new();
+        if let Err(error) = encode_into(item, bytes, &mut fds) {
+            return Put::Failed(Box::new(Error::Encode(error)));
+        }
         if fds.is_plain() {
-            return self.channel.put_one(&bytes, &[], wait);
+            return self.channel.put_one(bytes, &[], wait);
         }
-        self.channel.put(&mut [Parcel { bytes: &bytes, fds }], wait).1
+        match self.channel.put(&mut [Parcel { bytes, fds }], *wait).1 {
+            Ok(()) => Put::Done,
+            Err(error) => Put::Failed(Box::new(error)),
+        }
     }
 
     /// Puts all items in, in order, as many at a time as there are places: if there is room, nobody else's come between.
@@ -253,33 +269,30 @@ impl<T: DeserializeOwned> Queue<T> {
 
     #[inline]
     pub(crate) fn get_within(&self, wait: Wait, witness: &impl Witness) -> Result<T> {
-        // Small items need no buffer of the thread.
-        let (mut small, mut length) = ([0; SMALL], None);
-        let (mut bytes, mut whole, mut handles) = (None::<Scratch>, None, None);
-        self.channel.get(1, wait, witness, |found| {
-            if let Some(small) = small.get_mut(..found.length()) {
-                found.read_small(small)?;
-                length = Some(small.len());
-            } else {
-                whole = found.read_whole()?;
-                if whole.is_none() {
-                    found.read(bytes.insert(Scratch::take()))?;
+        // Short items need no buffer of the thread.
+        let (mut short, mut other) = (Short::new(), None);
+        let got = self.channel.get_one(&wait, witness, &mut short, &mut |found| {
+            other = Some(match found.read_whole()? {
+                Some(item) => Taken::Item(item),
+                None => {
+                    let mut bytes = Scratch::take();
+                    found.read(&mut bytes)?;
+                    Taken::Bytes(bytes, found.handles())
                 }
-            }
-            handles = found.has_handles().then(|| found.handles());
-            Ok(Fate::Last)
-        })?;
-        if let Some(item) = whole {
-            return Ok(item);
-        }
-        let bytes = match (length, &bytes) {
-            (Some(length), _) => &small[..length],
-            (None, Some(bytes)) => &bytes[..],
-            (None, None) => &[],
-        };
-        match handles {
-            None => decode_from(bytes, &mut Fds::new()).map_err(Error::Decode),
-            Some(handles) => decode_from(bytes, &mut handles?).map_err(Error::Decode),
+            });
+            Ok(())
+        });
+        match got {
+            Got::Short => decode_from(short.as_slice(), &mut Fds::new()).map_err(Error::Decode),
+            Got::Other => match other {
+                Some(Taken::Item(item)) => Ok(item),
+                Some(Taken::Bytes(bytes, handles)) => {
+                    decode_from(&bytes, &mut handles?).map_err(Error::Decode)
+                }
+                None => Err(Error::Empty),
+            },
+            Got::Nothing => Err(Error::Empty),
+            Got::Failed(error) => Err(*error),
         }
     }
 
@@ -386,4 +399,12 @@ impl<T> fmt::Debug for Queue<T> {
         f.field("len", &self.len()).field("capacity", &self.capacity()).field("closed", &self.is_closed());
         f.finish()
     }
+}
+
+/// An item out of the ring that is not short.
+enum Taken<T> {
+    /// The item itself.
+    Item(T),
+    /// Its bytes and its handles.
+    Bytes(Scratch, Result<Fds>),
 }

@@ -10,7 +10,9 @@ use serde::de::{self, DeserializeSeed, Error as _, MapAccess, SeqAccess, Unexpec
 use serde::forward_to_deserialize_any;
 
 use super::lane::{self, Code, Elements};
-use super::{COUNTED, DEPTH, HANDLE, PLAIN, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR};
+use super::{
+    COUNTED, DEPTH, HANDLE, LOOK, PLAIN, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR,
+};
 use crate::handle::{self, Table};
 
 mod counts;
@@ -173,25 +175,37 @@ impl<'de, 'f> Decoder<'de, 'f> {
         }
     }
 
-    /// Runs `inside` one level deeper.
-    #[inline]
-    fn nested<T>(&mut self, inside: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        if self.depth == 0 || self.stack.is_used_up() {
+    /// Goes one level deeper; whoever comes back counts `depth` up again.
+    #[inline(always)]
+    fn enter(&mut self) -> Result<(), Error> {
+        if self.depth == 0 || self.depth % LOOK == 1 && self.stack.is_used_up() {
             return Err(Error::DepthLimitExceeded);
         }
         self.depth -= 1;
+        Ok(())
+    }
+
+    /// Runs `inside` one level deeper.
+    #[inline]
+    fn nested<T>(&mut self, inside: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        self.enter()?;
         let value = inside(self)?;
         self.depth += 1;
         Ok(value)
     }
 
-    #[inline]
+    #[inline(always)]
     fn seq<V: Visitor<'de>>(&mut self, length: usize, visitor: V) -> Result<V::Value, Error> {
-        self.nested(|decoder| {
-            let mut items = Items { decoder, left: length };
-            let value = visitor.visit_seq(&mut items)?;
-            used_up(items.left, value)
-        })
+        self.enter()?;
+        let mut items = Items { decoder: self, left: length };
+        let value = visitor.visit_seq(&mut items);
+        let left = items.left;
+        self.depth += 1;
+        // What is not touched need not be moved.
+        match left {
+            0 => value,
+            _ => value.and_then(|value| used_up(left, value)),
+        }
     }
 
     #[inline]
@@ -253,8 +267,20 @@ impl<'de, 'f> Decoder<'de, 'f> {
     /// As [`any`](Self::any), out of the way of what comes most often.
     #[cold]
     #[inline(never)]
-    fn other<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
-        self.any(false, visitor)
+    fn other<V: Visitor<'de>>(&mut self, as_seq: bool, visitor: V) -> Result<V::Value, Error> {
+        self.any(as_seq, visitor)
+    }
+
+    /// A sequence of a known number of items: mostly they are few.
+    #[inline(always)]
+    fn tuple<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value, Error> {
+        match self.input.split_first() {
+            Some((&marker @ 0x90..=0x9f, rest)) if rest.len() >= (marker & 0x0f) as usize => {
+                self.input = rest;
+                self.seq((marker & 0x0f) as usize, visitor)
+            }
+            _ => self.other(true, visitor),
+        }
     }
 
     /// What is long or rare.
@@ -350,7 +376,7 @@ macro_rules! unsigned {
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
             match self.unsigned() {
                 Some(number) => visitor.visit_u64(number),
-                None => self.other(visitor),
+                None => self.other(false, visitor),
             }
         }
     )*};
@@ -393,7 +419,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
 
     #[inline]
     fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Error> {
-        self.any(true, visitor)
+        self.tuple(visitor)
     }
 
     #[inline]
@@ -401,7 +427,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
     where
         V: Visitor<'de>,
     {
-        self.any(true, visitor)
+        self.tuple(visitor)
     }
 
     #[inline]
@@ -414,7 +440,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de, '_> {
     where
         V: Visitor<'de>,
     {
-        self.any(true, visitor)
+        self.tuple(visitor)
     }
 
     fn deserialize_enum<V>(

@@ -8,10 +8,13 @@ use serde::Serialize;
 use serde::ser::{self, Error as _};
 
 use super::{
-    COUNTED, DEPTH, HANDLE, PLAIN, SOME, Stack, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane, named,
+    COUNTED, DEPTH, HANDLE, LOOK, PLAIN, SOME, Stack, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane, named,
 };
 use crate::handle;
 use crate::message::Fds;
+
+/// Bytes of a number with its marker, at most.
+const UNSIGNED: usize = 9;
 
 pub(super) struct Encoder<'a> {
     scalars: Serializer<&'a mut Vec<u8>>,
@@ -44,7 +47,7 @@ impl<'a> Encoder<'a> {
 
     #[inline]
     fn enter(&mut self) -> Result<(), Error> {
-        if self.depth == DEPTH || self.stack.is_used_up() {
+        if self.depth == DEPTH || self.depth % LOOK == LOOK - 1 && self.stack.is_used_up() {
             return Err(Error::DepthLimitExceeded);
         }
         self.depth += 1;
@@ -89,6 +92,10 @@ impl<'a> Encoder<'a> {
     /// A number above 127, as short as rmp-serde writes it, but in one piece.
     #[inline(never)]
     fn unsigned(&mut self, value: u64) {
+        let bytes = self.bytes();
+        if bytes.capacity() - bytes.len() < UNSIGNED {
+            return self.unsigned_in_more_room(value);
+        }
         let log: u8 = match value {
             0..=0xff => 0,
             0x100..=0xffff => 1,
@@ -96,12 +103,19 @@ impl<'a> Encoder<'a> {
             _ => 3,
         };
         let length = 1 << log;
-        let mut piece = [0xcc | log; 9];
+        let mut piece = [0xcc | log; UNSIGNED];
         piece[1..].copy_from_slice(&(value << (64 - 8 * length)).to_be_bytes());
-        let bytes = self.bytes();
         let end = bytes.len() + 1 + length;
         bytes.extend_from_slice(&piece);
         bytes.truncate(end);
+    }
+
+    /// Out of the way of the others, which then need no stack.
+    #[cold]
+    #[inline(never)]
+    fn unsigned_in_more_room(&mut self, value: u64) {
+        self.bytes().reserve(UNSIGNED);
+        self.unsigned(value);
     }
 
     #[inline]

@@ -46,6 +46,9 @@ pub const DEPTH: u16 = 512;
 /// Bytes of stack that nested values may use up before they count as nested too deeply.
 pub const STACK: usize = 1 << 20;
 
+/// At one level in so many the stack is looked at.
+const LOOK: u16 = 8;
+
 /// Where the stack stood when a value began.
 #[derive(Clone, Copy)]
 struct Stack(usize);
@@ -127,11 +130,13 @@ where
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Option<&mut Fds>) -> Result<T> {
     let mut decoder = decode::Decoder::new(bytes, fds.map(Table::new));
-    let value = T::deserialize(&mut decoder).and_then(|value| decoder.end().map(|()| value));
-    value.map_err(refused::<T>)
+    match (T::deserialize(&mut decoder), decoder.end()) {
+        (Ok(value), Ok(())) => Ok(value),
+        (Err(error), _) | (_, Err(error)) => Err(refused::<T>(error)),
+    }
 }
 
 /// Gives back what the handles in `bytes` own; for bytes that nobody decodes.

@@ -14,6 +14,7 @@ use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_get_seals, fstat, f
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::copy::copy;
 use super::place::{RINGS, SHORTEST, length};
 use crate::message::SharedFd;
 use crate::{Error, Result};
@@ -176,7 +177,7 @@ impl Piece {
     }
 
     /// Copies `bytes` into a ring, round its end. The caller has the writers' lock and these pages are reserved.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let at = self.at(offset);
         let first = bytes.len().min(self.length - at);
@@ -187,7 +188,7 @@ impl Piece {
         // reads these bytes before they are published, and nobody else writes them: the caller has the lock.
         unsafe {
             let to = self.start.as_ptr();
-            to.add(at).copy_from_nonoverlapping(bytes.as_ptr(), first);
+            copy(bytes.as_ptr(), to.add(at), first);
             if first < bytes.len() {
                 to.copy_from_nonoverlapping(bytes.as_ptr().add(first), bytes.len() - first);
             }
@@ -247,6 +248,14 @@ impl Piece {
         Ok(())
     }
 
+    /// The sixteen bytes at `offset`, a multiple of sixteen, or at the multiple before it; as [`read`](Self::read).
+    #[inline]
+    pub fn sixteen(&self, offset: u64) -> MaybeUninit<[u8; 16]> {
+        let at = self.at(offset) & !15;
+        // SAFETY: within the mapping, whose length is a power of two above sixteen; nobody writes these bytes, as in `fill`.
+        unsafe { self.start.as_ptr().add(at).cast::<MaybeUninit<[u8; 16]>>().read() }
+    }
+
     /// The sixteen bytes at `offset`, a multiple of sixteen, as two numbers.
     #[inline]
     pub fn read_head(&self, offset: u64) -> [u64; 2] {
@@ -294,4 +303,14 @@ fn no_memory(count: usize) -> Error {
 #[cold]
 pub(super) fn damaged(reason: &str) -> Error {
     Error::Decode { type_name: "queue", reason: format!("its memory is damaged: {reason}") }
+}
+
+#[cold]
+pub(super) fn not_written() -> Error {
+    damaged("no ring is being written")
+}
+
+#[cold]
+pub(super) fn not_read() -> Error {
+    damaged("no ring is being read")
 }

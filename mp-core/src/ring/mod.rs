@@ -19,10 +19,12 @@
 //!
 //! The two locks lie in the ring's own memory but belong to whoever builds on this; see [`Held`]. Memory: `place`.
 
+mod copy;
 mod memory;
 mod place;
 mod published;
 mod reader;
+mod short;
 mod writer;
 
 #[cfg(all(test, loom))]
@@ -48,6 +50,7 @@ use place::{Place, RINGS};
 use published::{Progress, Published};
 pub use reader::Next;
 pub use reader::Reader;
+pub use short::Short;
 pub use writer::{Staged, Writer};
 
 /// "mp-queue" in ASCII.
@@ -169,7 +172,7 @@ impl<L: InSharedMemory> Ring<L> {
     ///
     /// # Errors
     /// [`Error::Invalid`] if `held` is another lock's, [`Error::Decode`] if the memory is damaged.
-    #[inline]
+    #[inline(always)]
     pub fn writer<'a>(&'a self, held: &'a impl Held) -> Result<Writer<'a, L>> {
         Ring::<L>::check(held, self.put_lock())?;
         Writer::new(self)
@@ -179,13 +182,13 @@ impl<L: InSharedMemory> Ring<L> {
     ///
     /// # Errors
     /// As for [`writer`](Self::writer).
-    #[inline]
+    #[inline(always)]
     pub fn reader<'a>(&'a self, held: &'a impl Held) -> Result<Reader<'a, L>> {
         Ring::<L>::check(held, self.get_lock())?;
         Reader::new(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn check(held: &impl Held, lock: &L) -> Result<()> {
         if held.address() == (lock as *const L).cast() {
             return Ok(());

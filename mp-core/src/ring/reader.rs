@@ -4,9 +4,10 @@
 
 use bytemuck::Pod;
 
-use super::memory::{Piece, damaged};
+use super::memory::{Piece, damaged, not_read, not_written};
 use super::place::{Place, RINGS, length};
 use super::published::{Progress, Published};
+use super::short::Short;
 use super::{AHEAD, InSharedMemory, RECORD_HEAD, Ring};
 use crate::Result;
 use crate::codec::whole::{self, Source};
@@ -15,6 +16,12 @@ use crate::futex::Ordering::*;
 /// A look at the records of a ring; see [`Ring::reader`].
 pub struct Reader<'a, L> {
     ring: &'a Ring<L>,
+    now: Position,
+}
+
+/// How far a reader is. What is seldom done takes one and gives another, as for writers.
+#[derive(Clone, Copy)]
+struct Position {
     at: Place,
     items: u64,
     /// How far the writers are, at least.
@@ -37,87 +44,58 @@ pub struct Next {
 }
 
 impl<'a, L: InSharedMemory> Reader<'a, L> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(ring: &'a Ring<L>) -> Result<Reader<'a, L>> {
         let header = ring.header();
         let got = header.got.read_own();
-        let at = Place::from_word(got.place).ok_or_else(|| damaged("no ring is being read"))?;
-        let put = Place::from_word(header.readers.put_place.load(Relaxed))
-            .ok_or_else(|| damaged("no ring is being written"))?;
+        let at = Place::from_word(got.place).ok_or_else(not_read)?;
+        let put = Place::from_word(header.readers.put_place.load(Relaxed)).ok_or_else(not_written)?;
         let put_items = header.readers.put_items.load(Relaxed);
-        Ok(Reader { ring, at, items: got.items, put, put_items, taken: 0, left: false, drained: false })
+        let items = got.items;
+        Ok(Reader {
+            ring,
+            now: Position { at, items, put, put_items, taken: 0, left: false, drained: false },
+        })
     }
 
     /// The next record, if there is one.
     ///
     /// # Errors
     /// [`Error::Decode`](crate::Error::Decode) if the memory is damaged.
-    #[inline]
+    #[inline(always)]
     pub fn peek(&mut self) -> Result<Option<Next>> {
-        if self.items == self.put_items {
-            self.look()?;
-            if self.items == self.put_items {
+        if self.now.items == self.now.put_items {
+            self.now = self.now.look(self.ring)?;
+            if self.now.items == self.now.put_items {
                 return Ok(None);
             }
         }
-        if self.at.ring != self.put.ring {
-            self.change_over()?;
+        if self.now.at.ring != self.now.put.ring {
+            self.now = self.now.change_over(self.ring)?;
         }
+        let at = self.now.at;
         let piece = self.piece()?;
-        let [bytes, about] = piece.read_head(self.at.offset);
-        let end = if self.at.ring == self.put.ring {
-            self.put.offset
-        } else {
-            self.ring.notes(self.at.ring).leave_at.load(Relaxed)
-        };
-        let room = end.wrapping_sub(self.at.offset);
-        if room > length(self.at.ring) || bytes > room.saturating_sub(RECORD_HEAD) {
+        let [bytes, about] = piece.read_head(at.offset);
+        let room = self.now.end(self.ring).wrapping_sub(at.offset);
+        if room > length(at.ring) || bytes > room.saturating_sub(RECORD_HEAD) {
             return Err(damaged("a record is longer than what was written"));
         }
         if room > AHEAD {
-            piece.fetch(self.at.offset + AHEAD, false);
+            piece.fetch(at.offset + AHEAD, false);
         }
-        Ok(Some(Next { bytes, about, number: self.items }))
+        Ok(Some(Next { bytes, about, number: self.now.items }))
     }
 
     /// After [`peek`](Self::peek) found nothing: whether nothing will ever come, because the ring is closed.
     #[inline]
     pub fn is_drained(&self) -> bool {
-        self.drained
+        self.now.drained
     }
 
     /// Where the next record is.
-    #[inline]
+    #[inline(always)]
     fn piece(&self) -> Result<&'a Piece> {
-        self.ring.memory.ring(self.at.ring)
-    }
-
-    /// Looks how far the writers are.
-    fn look(&mut self) -> Result<()> {
-        let (put, word) = self.ring.header().put.read();
-        // What was published when the ring was found closed is all there will ever be.
-        self.drained = Published::says_closed(word) && put.items == self.items;
-        self.put = Place::from_word(put.place).ok_or_else(|| damaged("no ring is being written"))?;
-        self.put_items = put.items;
-        // In this order: a death in between leaves a place that is right for more records than are known.
-        self.ring.header().readers.put_place.store(put.place, Relaxed);
-        self.ring.header().readers.put_items.store(put.items, Release);
-        Ok(())
-    }
-
-    /// Goes on in the next ring, if this one is read to where the writers left it.
-    #[cold]
-    fn change_over(&mut self) -> Result<()> {
-        let notes = self.ring.notes(self.at.ring);
-        if notes.leave_at.load(Relaxed) == self.at.offset {
-            let ring = notes.leave_for.load(Relaxed) as usize;
-            if ring >= RINGS {
-                return Err(damaged("it goes on nowhere"));
-            }
-            self.left |= self.at.ring > super::writer::WARM;
-            self.at = Place::start(ring);
-        }
-        Ok(())
+        self.ring.memory.ring(self.now.at.ring)
     }
 
     /// Appends the bytes of the record that [`peek`](Self::peek) found to `bytes`, from its byte `skip` on.
@@ -127,19 +105,20 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
     #[inline]
     pub fn read(&self, next: &Next, skip: u64, bytes: &mut Vec<u8>) -> Result<()> {
         let count = next.bytes.saturating_sub(skip) as usize;
-        self.piece()?.read(self.at.offset + RECORD_HEAD + skip, count, bytes)
+        self.piece()?.read(self.now.at.offset + RECORD_HEAD + skip, count, bytes)
     }
 
-    /// Fills `bytes` with the first ones of the record that [`peek`](Self::peek) found; it has so many.
+    /// All bytes of the record that [`peek`](Self::peek) found, if they are few: cheaper than [`read`](Self::read).
     ///
     /// # Errors
     /// As for [`peek`](Self::peek).
-    #[inline]
-    pub fn read_exact(&self, next: &Next, bytes: &mut [u8]) -> Result<()> {
-        if bytes.len() as u64 > next.bytes {
-            return Err(damaged("a record is shorter than what is wanted"));
+    #[inline(always)]
+    pub fn read_short(&self, next: &Next, bytes: &mut Short) -> Result<bool> {
+        if next.bytes > Short::MOST as u64 {
+            return Ok(false);
         }
-        self.piece()?.read_exact(self.at.offset + RECORD_HEAD, bytes)
+        bytes.fill(self.piece()?, self.now.at.offset + RECORD_HEAD, next.bytes as usize);
+        Ok(true)
     }
 
     /// The value in the record that [`peek`](Self::peek) found, if a `T` is a `Vec` of numbers and the record is the encoding
@@ -149,44 +128,90 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
     /// As for [`read`](Self::read).
     #[inline]
     pub fn read_whole<T>(&self, next: &Next) -> Result<Option<T>> {
-        let record = Record { piece: self.piece()?, begin: self.at.offset + RECORD_HEAD, bytes: next.bytes };
+        let record =
+            Record { piece: self.piece()?, begin: self.now.at.offset + RECORD_HEAD, bytes: next.bytes };
         whole::join(next.bytes, &record)
     }
 
     /// Goes on behind the record that [`peek`](Self::peek) found; it is taken once that is published.
-    #[inline]
+    #[inline(always)]
     pub fn pass(&mut self, next: &Next) {
-        self.at.offset += (RECORD_HEAD + next.bytes).next_multiple_of(RECORD_HEAD);
-        self.items = self.items.wrapping_add(1);
-        self.taken += 1;
+        self.now.at.offset += (RECORD_HEAD + next.bytes).next_multiple_of(RECORD_HEAD);
+        self.now.items = self.now.items.wrapping_add(1);
+        self.now.taken += 1;
     }
 
     /// How many records were taken before those that were passed, ever.
     #[inline]
     pub fn taken_before(&self) -> u64 {
-        self.items.wrapping_sub(self.taken.into())
+        self.now.items.wrapping_sub(self.now.taken.into())
     }
 
     /// Takes all records that were passed.
-    #[inline]
+    #[inline(always)]
     pub fn publish(self) {
-        if self.taken == 0 {
+        let now = self.now;
+        if now.taken == 0 {
             return;
         }
         let header = self.ring.header();
-        let progress = Progress { items: self.items, place: self.at.word() };
-        let slept = header.got.publish(progress, self.taken);
-        self.ring.note_cpu_sometimes(false, self.items, slept);
-        if self.left {
+        let progress = Progress { items: now.items, place: now.at.word() };
+        let slept = header.got.publish(progress, now.taken);
+        self.ring.note_cpu_sometimes(false, now.items, slept);
+        if now.left {
             header.left.store(1, Relaxed);
         }
     }
 
     /// Whether memory could go back to the system once this is published, with [`Ring::give_back`].
-    #[inline]
+    #[inline(always)]
     pub fn should_give_back(&self) -> bool {
-        let idle = self.items == self.put_items && self.at.ring > super::writer::KEPT;
-        idle || self.left || self.ring.header().left.load(Relaxed) != 0
+        let now = self.now;
+        let idle = now.items == now.put_items && now.at.ring > super::writer::KEPT;
+        idle || now.left || self.ring.header().left.load(Relaxed) != 0
+    }
+}
+
+impl Position {
+    /// Looks how far the writers are.
+    #[cold]
+    #[inline(never)]
+    fn look<L: InSharedMemory>(self, ring: &Ring<L>) -> Result<Position> {
+        let notes = &ring.header().readers;
+        let (written, word) = ring.header().put.read();
+        // What was published when the ring was found closed is all there will ever be.
+        let drained = Published::says_closed(word) && written.items == self.items;
+        let put = Place::from_word(written.place).ok_or_else(not_written)?;
+        // In this order: a death in between leaves a place that is right for more records than are known.
+        notes.put_place.store(written.place, Relaxed);
+        notes.put_items.store(written.items, Release);
+        Ok(Position { put, put_items: written.items, drained, ..self })
+    }
+
+    /// Goes on in the next ring, if this one is read to where the writers left it.
+    #[cold]
+    #[inline(never)]
+    fn change_over<L: InSharedMemory>(self, ring: &Ring<L>) -> Result<Position> {
+        let notes = ring.notes(self.at.ring);
+        if notes.leave_at.load(Relaxed) != self.at.offset {
+            return Ok(self);
+        }
+        let next = notes.leave_for.load(Relaxed) as usize;
+        if next >= RINGS {
+            return Err(damaged("it goes on nowhere"));
+        }
+        let left = self.left || self.at.ring > super::writer::WARM;
+        Ok(Position { at: Place::start(next), left, ..self })
+    }
+
+    /// Where the writers ended in the current ring, as far as is known.
+    #[inline]
+    fn end<L: InSharedMemory>(self, ring: &Ring<L>) -> u64 {
+        if self.at.ring == self.put.ring {
+            self.put.offset
+        } else {
+            ring.notes(self.at.ring).leave_at.load(Relaxed)
+        }
     }
 }
 

@@ -34,7 +34,7 @@ fn put(ring: &Ring<Toy>, records: &[&[u8]]) -> Result<Vec<Staged>> {
     let held = hold(ring.put_lock());
     let mut writer = ring.writer(&held)?;
     let staged =
-        records.iter().map(|record| writer.stage(&[record], record.len() as u64)).collect::<Result<_>>();
+        records.iter().map(|record| writer.stage(record, &[], record.len() as u64)).collect::<Result<_>>();
     writer.publish();
     staged
 }
@@ -86,7 +86,7 @@ fn what_is_not_published_never_was() {
         let mut writer = ring.writer(&held).unwrap();
         // Long enough to change the ring.
         for _ in 0..5 {
-            writer.stage(&[&[7; 100_000]], 0).unwrap();
+            writer.stage(&[7; 100_000], &[], 0).unwrap();
         }
     }
     assert_eq!(get(&ring).unwrap(), None);
@@ -135,7 +135,7 @@ fn what_is_published_after_the_end_never_was() {
     {
         let held = hold(ring.put_lock());
         let mut writer = ring.writer(&held).unwrap();
-        assert_eq!(writer.stage(&[&[1; 1_000_000]], 0).unwrap(), Staged::Yes);
+        assert_eq!(writer.stage(&[1; 1_000_000], &[], 0).unwrap(), Staged::Yes);
         // Nobody has to wait for that writer.
         ring.close();
         assert!(!writer.publish());
@@ -169,7 +169,7 @@ fn na_14_too_much_is_an_error_to_the_writer() {
     let mut writer = ring.writer(&held).unwrap();
     assert!(writer.room(1 << 37).is_err(), "more than this machine has");
     assert!(matches!(writer.room(1 << 50), Err(Error::TooLong { .. })));
-    assert_eq!(writer.stage(&[b"small"], 5).unwrap(), Staged::Yes);
+    assert_eq!(writer.stage(b"small", &[], 5).unwrap(), Staged::Yes);
     writer.publish();
     drop(held);
     assert_eq!(get(&ring).unwrap().unwrap(), b"small");
@@ -219,7 +219,7 @@ proptest! {
                 Step::Abort(size) => {
                     let held = hold(ring.put_lock());
                     let mut writer = ring.writer(&held).unwrap();
-                    writer.stage(&[&vec![0xee; size]], 0).unwrap();
+                    writer.stage(&vec![0xee; size], &[], 0).unwrap();
                 }
             }
             prop_assert_eq!(ring.len(), model.len() as u64);
@@ -257,7 +257,7 @@ proptest! {
         }
         let held = hold(ring.put_lock());
         if let Ok(mut writer) = ring.writer(&held) {
-            let _ = writer.stage(&[&[0; 1000]], 0);
+            let _ = writer.stage(&[0; 1000], &[], 0);
             writer.publish();
         }
     }

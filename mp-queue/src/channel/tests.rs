@@ -56,7 +56,7 @@ fn putter_dies(channel: &Channel, all: &[SharedFd], stages: bool) {
     let mut writer = channel.ring.writer(&held).expect("a ring");
     let Ok(Sent::As(attempt)) = channel.side.send(writer.number(), &fds(all)) else { panic!("not sent") };
     if stages {
-        assert_eq!(writer.stage(&[b"never"], attempt).expect("memory"), Staged::Yes);
+        assert_eq!(writer.stage(b"never", &[], attempt).expect("memory"), Staged::Yes);
     }
 }
 
@@ -226,7 +226,7 @@ proptest! {
             let held = channel.ring.put_lock().try_guard().expect("the lock");
             let mut writer = channel.ring.writer(&held).expect("a ring");
             for about in &abouts {
-                prop_assert_eq!(writer.stage(&[b"item"], *about).expect("memory"), Staged::Yes);
+                prop_assert_eq!(writer.stage(b"item", &[], *about).expect("memory"), Staged::Yes);
             }
             prop_assert!(writer.publish());
         }

@@ -16,7 +16,7 @@ fn put(ring: &Ring<RawLock>, items: u64) {
     let held = ring.put_lock().try_guard().expect("the lock");
     let mut writer = ring.writer(&held).expect("a ring");
     (0..items)
-        .for_each(|_| assert_eq!(writer.stage(&[b"x"], 0).expect("memory"), mp_core::ring::Staged::Yes));
+        .for_each(|_| assert_eq!(writer.stage(b"x", &[], 0).expect("memory"), mp_core::ring::Staged::Yes));
     writer.publish();
 }
 
@@ -203,7 +203,7 @@ fn threads_at_once() {
                     // Hardly more is put than is done, so that a look at both that is too old would show.
                     let held = ring.put_lock().guard(None).expect("the lock");
                     let mut writer = ring.writer(&held).expect("a ring");
-                    writer.stage(&[b"x"], 0).expect("memory");
+                    writer.stage(b"x", &[], 0).expect("memory");
                     assert!(writer.publish());
                     drop(held);
                     let held = ring.get_lock().guard(None).expect("the lock");
