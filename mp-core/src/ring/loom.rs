@@ -27,7 +27,7 @@ fn readers_see_whole_records_in_order() {
             let side = side.clone();
             move || {
                 for items in 1..=3 {
-                    side.publish(progress(items), 1);
+                    side.publish(progress(items), 1, || ());
                 }
             }
         });
@@ -76,8 +76,8 @@ fn a_sleeper_is_woken_again() {
     explore(3, || {
         let side = Arc::new(Published::default());
         let sleepers = sleepers(&side, 1, |_, items| items == 2);
-        side.publish(progress(1), 1);
-        side.publish(progress(2), 1);
+        side.publish(progress(1), 1, || ());
+        side.publish(progress(2), 1, || ());
         sleepers.into_iter().for_each(|sleeper| assert_eq!(sleeper.join().unwrap(), 2));
     });
 }
@@ -87,7 +87,7 @@ fn all_sleepers_are_woken() {
     explore(2, || {
         let side = Arc::new(Published::default());
         let sleepers = sleepers(&side, 2, |_, items| items == 1);
-        side.publish(progress(1), 2);
+        side.publish(progress(1), 2, || ());
         sleepers.into_iter().for_each(|sleeper| assert_eq!(sleeper.join().unwrap(), 1));
     });
 }
@@ -119,8 +119,8 @@ fn one_item_each_for_two_sleepers() {
             })
             .collect();
         // Each wakes one only.
-        side.publish(progress(1), 1);
-        side.publish(progress(2), 1);
+        side.publish(progress(1), 1, || ());
+        side.publish(progress(2), 1, || ());
         takers.into_iter().for_each(|taker| taker.join().unwrap());
     });
 }
@@ -160,7 +160,7 @@ impl Toy {
         let at = self.put.read_own().items;
         // SAFETY: see `Cell`.
         self.cells[at as usize].0.with_mut(|cell| unsafe { *cell = value });
-        !dies && self.put.publish_if_open(progress(at + 1), 1).is_some()
+        !dies && self.put.publish_if_open(progress(at + 1), 1, || ())
     }
 
     fn get(&self, dies: bool) -> Got {
@@ -176,7 +176,7 @@ impl Toy {
         if dies {
             return Got::Nothing;
         }
-        self.got.publish(progress(at + 1), 1);
+        self.got.publish(progress(at + 1), 1, || ());
         Got::Item(value)
     }
 
@@ -255,7 +255,7 @@ fn what_a_sleeper_sees_after_a_close_is_the_last() {
         let sleeper = sleepers(&side, 1, |closed, _| closed).remove(0);
         let published = thread::spawn({
             let side = side.clone();
-            move || u64::from(side.publish_if_open(progress(1), 1).is_some())
+            move || u64::from(side.publish_if_open(progress(1), 1, || ()))
         });
         side.close();
         assert_eq!(sleeper.join().unwrap(), published.join().unwrap());
@@ -285,7 +285,7 @@ fn a_wake_up_is_passed_on() {
                 }
             })
         });
-        side.publish(progress(1), 1);
+        side.publish(progress(1), 1, || ());
         let [watcher, taker] = sleepers;
         taker.join().unwrap();
         side.shout();

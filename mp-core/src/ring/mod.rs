@@ -32,6 +32,7 @@ mod loom;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use std::cell::Cell;
 use std::fmt;
 use std::mem::size_of;
 use std::sync::Arc;
@@ -59,6 +60,19 @@ const MAGIC: u64 = 0x6d70_2d71_7565_7565;
 const RECORD_HEAD: u64 = 16;
 /// Memory so far ahead is fetched while a record is written or read.
 const AHEAD: u64 = 512;
+
+/// After a wait, a thread says so often where it is: to the ring that it waited for, and to those in which it answers.
+const SURE_AFTER: u32 = 4;
+
+thread_local! {
+    /// So often this thread has still to say where it is.
+    static UNSURE: Cell<u32> = const { Cell::new(0) };
+}
+
+/// The CPU that this thread runs on, counted from one.
+fn current_cpu() -> u32 {
+    rustix::thread::sched_getcpu() as u32 + 1
+}
 
 /// A guard of a lock in shared memory.
 ///
@@ -250,7 +264,7 @@ impl<L: InSharedMemory> Ring<L> {
             Writer::new(self)?.go_home()?;
             let progress = Progress { items: got.items, place: Place::start(0).word() };
             // A sleeper has to say again that it sleeps.
-            self.header().got.publish(progress, 1);
+            self.header().got.publish(progress, 1, || ());
         }
         self.release_left();
         Ok(())
@@ -259,7 +273,9 @@ impl<L: InSharedMemory> Ring<L> {
     /// For a writer, or else a reader, who is about to wait: whether the other side was on another CPU when it was last seen;
     /// none if it never was. A hint: it says whether a spin delays the one who is waited for.
     pub fn is_apart(&self, writer: bool) -> Option<bool> {
-        let me = self.note_cpu(writer);
+        let me = current_cpu();
+        self.note(writer, me);
+        UNSURE.set(SURE_AFTER);
         let [writers, readers] = &self.header().cpus;
         match if writer { readers } else { writers }.load(Relaxed) {
             0 => None,
@@ -267,24 +283,28 @@ impl<L: InSharedMemory> Ring<L> {
         }
     }
 
-    /// Says where this side is after it published up to `number`: to one who had fallen asleep always, else now and then,
-    /// because it would cost as much as the rest.
+    /// Says where this side is before it publishes up to `number`: if this thread waited lately, since it may have been moved
+    /// then, else now and then, because it would cost as much as the rest.
     #[inline]
-    fn note_cpu_sometimes(&self, writer: bool, number: u64, slept: bool) {
-        if slept || number.is_multiple_of(64) {
+    fn note_cpu_sometimes(&self, writer: bool, number: u64) {
+        if UNSURE.get() != 0 || number.is_multiple_of(64) {
             self.note_cpu(writer);
         }
     }
 
     #[cold]
-    fn note_cpu(&self, writer: bool) -> u32 {
-        let me = rustix::thread::sched_getcpu() as u32 + 1;
+    #[inline(never)]
+    fn note_cpu(&self, writer: bool) {
+        UNSURE.set(UNSURE.get().saturating_sub(1));
+        self.note(writer, current_cpu());
+    }
+
+    fn note(&self, writer: bool, cpu: u32) {
         let [writers, readers] = &self.header().cpus;
         let mine = if writer { writers } else { readers };
-        if mine.load(Relaxed) != me {
-            mine.store(me, Relaxed);
+        if mine.load(Relaxed) != cpu {
+            mine.store(cpu, Relaxed);
         }
-        me
     }
 
     /// What a reader who found nothing sleeps on: call before looking, sleep with [`Doze::sleep`] if there was nothing.

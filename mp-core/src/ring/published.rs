@@ -71,20 +71,21 @@ impl Published {
         Progress { items: items.load(Relaxed), place: place.load(Relaxed) }
     }
 
-    /// For the owner: publishes, and wakes up to `sleepers` who wait for that; whether somebody may have waited.
+    /// For the owner: publishes, and wakes up to `sleepers` who wait for that, after `before`: a sleeper may run at once, and
+    /// the owner only after it.
     #[inline]
-    pub fn publish(&self, progress: Progress, sleepers: u32) -> bool {
-        self.exchange(progress, sleepers, 0) == Some(true)
+    pub fn publish(&self, progress: Progress, sleepers: u32, before: impl FnOnce()) {
+        self.exchange(progress, sleepers, 0, before);
     }
 
-    /// As [`publish`](Self::publish), unless it is closed: `None` then.
+    /// As [`publish`](Self::publish), unless it is closed: false then.
     #[inline]
-    pub fn publish_if_open(&self, progress: Progress, sleepers: u32) -> Option<bool> {
-        self.exchange(progress, sleepers, CLOSED)
+    pub fn publish_if_open(&self, progress: Progress, sleepers: u32, before: impl FnOnce()) -> bool {
+        self.exchange(progress, sleepers, CLOSED, before)
     }
 
     #[inline]
-    fn exchange(&self, progress: Progress, sleepers: u32, unless: u64) -> Option<bool> {
+    fn exchange(&self, progress: Progress, sleepers: u32, unless: u64, before_waking: impl FnOnce()) -> bool {
         let mut before = self.word.load(Relaxed);
         let number = (before >> NUMBER).wrapping_add(1);
         let [items, place] = &self.records[(number & 1) as usize];
@@ -94,7 +95,7 @@ impl Published {
         // Others change the flags only.
         loop {
             if before & unless != 0 {
-                return None;
+                return false;
             }
             let next = number << NUMBER | before & CLOSED;
             match self.word.compare_exchange(before, next, AcqRel, Relaxed) {
@@ -102,11 +103,11 @@ impl Published {
                 Err(now) => before = now,
             }
         }
-        let slept = before & SLEEPER != 0;
-        if slept {
+        if before & SLEEPER != 0 {
+            before_waking();
             self.rouse(sleepers);
         }
-        Some(slept)
+        true
     }
 
     /// What is current stays so for ever, except for [`publish`](Self::publish); wakes all who sleep. For anybody.

@@ -156,8 +156,8 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         }
         let header = self.ring.header();
         let progress = Progress { items: now.items, place: now.at.word() };
-        let slept = header.got.publish(progress, now.taken);
-        self.ring.note_cpu_sometimes(false, now.items, slept);
+        self.ring.note_cpu_sometimes(false, now.items);
+        header.got.publish(progress, now.taken, || self.ring.note_cpu(false));
         if now.left {
             header.left.store(1, Relaxed);
         }

@@ -111,11 +111,12 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
         if self.now.staged == 0 {
             return true;
         }
-        let Some(slept) = self.ring.header().put.publish_if_open(self.now.published(), self.now.staged)
-        else {
+        let ring = self.ring;
+        ring.note_cpu_sometimes(true, self.now.items);
+        let note = || ring.note_cpu(true);
+        if !ring.header().put.publish_if_open(self.now.published(), self.now.staged, note) {
             return false;
-        };
-        self.ring.note_cpu_sometimes(true, self.now.items, slept);
+        }
         if self.ring.header().left.load(Relaxed) != 0 {
             self.ring.release_left();
         }
@@ -127,7 +128,7 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
         if self.now.at.ring != 0 {
             let home = self.now.enter(self.ring, 0, 0)?;
             // A sleeper has to say again that it sleeps.
-            self.ring.header().put.publish(home.published(), 1);
+            self.ring.header().put.publish(home.published(), 1, || ());
         }
         Ok(())
     }
