@@ -24,6 +24,9 @@ pub struct Record {
     pub max: f64,
     #[serde(default)]
     pub runs: Vec<f64>,
+    /// Each run stood beside the same run of the other contenders.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_turns: bool,
     /// Ours: which way of doing it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
@@ -50,9 +53,15 @@ impl Record {
         self.unit.ends_with("/s")
     }
 
-    /// How many times slower this is than `other`; rates count by their inverse.
+    /// How many times slower this is than `other`; rates count by their inverse. Of runs that stood side by side, the median
+    /// of their ratios: a machine that is slower for some seconds is so for both.
     pub fn slower_than(&self, other: &Record) -> f64 {
-        if self.is_rate() { other.value / self.value } else { self.value / other.value }
+        let ratio = |mine: f64, other: f64| if self.is_rate() { other / mine } else { mine / other };
+        if self.in_turns && other.in_turns && self.runs.len() == other.runs.len() {
+            let pairs = self.runs.iter().zip(&other.runs);
+            return median(&pairs.map(|(mine, other)| ratio(*mine, *other)).collect::<Vec<_>>());
+        }
+        ratio(self.value, other.value)
     }
 }
 
@@ -95,6 +104,19 @@ impl Sink {
 
     /// Keeps a result of this program.
     pub fn add(&mut self, who: &str, label: Label, measure: &str, unit: &str, runs: Vec<f64>) -> Result<()> {
+        self.add_runs(who, label, measure, unit, runs, false)
+    }
+
+    /// As [`add`](Self::add); with `in_turns`, each run stood beside the same run of the other contenders.
+    pub fn add_runs(
+        &mut self,
+        who: &str,
+        label: Label,
+        measure: &str,
+        unit: &str,
+        runs: Vec<f64>,
+        in_turns: bool,
+    ) -> Result<()> {
         let mut record = Record {
             who: who.to_owned(),
             measure: measure.to_owned(),
@@ -103,6 +125,7 @@ impl Sink {
             min: runs.iter().copied().fold(f64::INFINITY, f64::min),
             max: runs.iter().copied().fold(f64::NEG_INFINITY, f64::max),
             runs,
+            in_turns,
             pin: (self.pin != Pin::None).then(|| self.pin.name().to_owned()),
             ..Record::default()
         };
@@ -178,5 +201,20 @@ mod tests {
     fn ratios_of_rates_are_turned_round() {
         let of = |value| Record { unit: "msg/s".to_owned(), value, ..Record::default() };
         assert_eq!(of(50.0).slower_than(&of(100.0)), 2.0);
+    }
+
+    #[test]
+    fn runs_side_by_side_are_compared_with_each_other() {
+        let of = |runs: [f64; 3], in_turns| Record {
+            unit: "us".to_owned(),
+            value: median(&runs),
+            runs: runs.to_vec(),
+            in_turns,
+            ..Record::default()
+        };
+        // The machine was slow in one run of both: 1.5, 1.2 and 1.1 times as long.
+        let (mine, other) = ([9.0, 12.0, 6.6], [6.0, 10.0, 6.0]);
+        assert_eq!(of(mine, true).slower_than(&of(other, true)), 1.2);
+        assert_eq!(of(mine, true).slower_than(&of(other, false)), 1.5);
     }
 }

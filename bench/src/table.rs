@@ -17,7 +17,8 @@ pub fn print(options: &Options, sink: &Sink) {
     print_line(&HEAD.map(str::to_owned), &widths);
     lines.iter().for_each(|l| print_line(l, &widths));
     println!(
-        "\nx: ours takes so many times as long; below 1 ours is faster. Medians of {} runs or more.",
+        "\nx: ours takes so many times as long; below 1 ours is faster. Medians of {} runs or more; where runs stood side by side, \
+         x is the median of their ratios.",
         options.runs()
     );
     for row in rows {

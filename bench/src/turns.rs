@@ -74,7 +74,14 @@ pub fn take_turns(
             continue;
         }
         let mut add = |name: &str, of: &dyn Fn(&[f64]) -> f64| {
-            sink.add(contender.who, contender.label, name, unit, sets.iter().map(|s| of(s)).collect())
+            sink.add_runs(
+                contender.who,
+                contender.label,
+                name,
+                unit,
+                sets.iter().map(|s| of(s)).collect(),
+                true,
+            )
         };
         match reduce {
             Reduce::Percentiles => {

@@ -58,6 +58,11 @@ impl Deadline {
         Duration::from_nanos(self.nanoseconds.saturating_sub(Deadline::now().nanoseconds))
     }
 
+    /// The time since it passed; zero before that.
+    pub fn elapsed(self) -> Duration {
+        Duration::from_nanos(Deadline::now().nanoseconds.saturating_sub(self.nanoseconds))
+    }
+
     /// Whether it has passed.
     pub fn has_passed(self) -> bool {
         Deadline::now() >= self

@@ -8,7 +8,11 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::hint;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use rustix::thread::sched_yield;
+
+use crate::deadline::Deadline;
 
 /// How long one spin lasts at most: a little longer than it takes to wake a sleeper and get its answer.
 const LONGEST: Duration = Duration::from_micros(20);
@@ -85,18 +89,25 @@ impl Spin {
     /// As [`until`](Self::until), for one who knows whether the one who is waited for runs on another CPU (`apart`). If not,
     /// it gives way to others first, and does not spin while they want this CPU; if so, a spin pays even for a thread that
     /// may run on one CPU only.
-    pub fn until_beside(&self, mut apart: Option<bool>, mut ready: impl FnMut() -> bool) -> bool {
+    #[inline]
+    pub fn until_beside(&self, apart: Option<bool>, mut ready: impl FnMut() -> bool) -> bool {
         if ready() {
             return true;
         }
-        if apart == Some(false) {
-            match self.give_way(&mut ready) {
-                Way::Ready => return true,
-                Way::Taken => return false,
-                // It runs elsewhere by now, or sleeps.
-                Way::Free => apart = None,
-            }
+        if apart != Some(false) {
+            return self.spin(apart, ready);
         }
+        match self.give_way(&mut ready) {
+            Way::Ready => true,
+            Way::Taken => false,
+            // It runs elsewhere by now, or sleeps.
+            Way::Free => self.spin(None, ready),
+        }
+    }
+
+    /// Looks again and again, as long as that pays. Out of the way of those who share a CPU.
+    #[inline(never)]
+    fn spin(&self, apart: Option<bool>, mut ready: impl FnMut() -> bool) -> bool {
         let skip = self.skip.load(Relaxed);
         if skip > 0 {
             self.skip.store(skip - 1, Relaxed);
@@ -110,7 +121,7 @@ impl Spin {
         }
         let trying = failures >= PATIENCE || self.trying.load(Relaxed);
         let limit = if trying { LONGEST_TRY } else { LONGEST };
-        let start = Instant::now();
+        let start = Deadline::now();
         loop {
             for _ in 0..PAUSES {
                 hint::spin_loop();
@@ -130,7 +141,7 @@ impl Spin {
                 break;
             }
             if elapsed >= ALONE_FOR {
-                std::thread::yield_now();
+                sched_yield();
             }
         }
         if failures >= PATIENCE {
@@ -143,14 +154,15 @@ impl Spin {
 
     /// Lets others run who share this CPU, once, while that pays: the one who is waited for may be about to, and then neither
     /// has to put the other to sleep and wake it up.
+    #[inline]
     fn give_way(&self, ready: &mut impl FnMut() -> bool) -> Way {
         let skip = self.skip_beside.load(Relaxed);
         if skip > 0 {
             self.skip_beside.store(skip - 1, Relaxed);
             return Way::Taken;
         }
-        let start = Instant::now();
-        std::thread::yield_now();
+        let start = Deadline::now();
+        sched_yield();
         let (ready, elapsed) = (ready(), start.elapsed());
         // Others who have nothing to do with this run for long, or the one who is waited for does: whoever sleeps and is
         // woken comes before them.
@@ -181,6 +193,7 @@ impl Spin {
 }
 
 /// Whether this thread may run on more than one CPU.
+#[cold]
 pub fn more_than_one_cpu() -> bool {
     // The call fails where the machine has more CPUs than the set can name: surely more than one.
     rustix::thread::sched_getaffinity(None).map_or(true, |cpus| cpus.count() > 1)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mp_core::deadline::Deadline;
 use mp_core::message::{Fds, SharedFd};
-use mp_core::ring::{Doze, Next, Reader, Ring, Short, Staged};
+use mp_core::ring::{Doze, Next, Record, Ring, Short, Staged};
 use mp_core::spin::Spin;
 use mp_sync::{RawGuard, RawLock};
 use serde::{Deserialize, Serialize};
@@ -151,8 +151,8 @@ pub(crate) enum Got {
 
 /// An item that is still in the ring, under the lock.
 pub(crate) struct Found<'a> {
-    reader: &'a Reader<'a, RawLock>,
-    next: &'a Next,
+    record: Record<'a>,
+    next: Next,
     side: &'a Side,
 }
 
@@ -160,13 +160,13 @@ impl Found<'_> {
     /// Appends its bytes.
     #[inline]
     pub fn read(&self, bytes: &mut Vec<u8>) -> Result<()> {
-        Ok(self.reader.read(self.next, 0, bytes)?)
+        Ok(self.record.read(0, bytes)?)
     }
 
     /// Its bytes, if they are few and nothing else came with it.
     #[inline(always)]
-    fn read_short(&self, bytes: &mut Short) -> Result<bool> {
-        Ok(!self.has_handles() && self.reader.read_short(self.next, bytes)?)
+    fn read_short(&self, bytes: &mut Short) -> bool {
+        !self.has_handles() && self.record.read_short(bytes)
     }
 
     /// Whether descriptors came with it.
@@ -202,8 +202,15 @@ impl Found<'_> {
     /// The item itself, if it is a vector of numbers.
     #[inline]
     pub fn read_whole<T>(&self) -> Result<Option<T>> {
-        Ok(self.reader.read_whole(self.next)?)
+        Ok(self.record.read_whole()?)
     }
+}
+
+/// Out of the way of short items.
+#[cold]
+#[inline(never)]
+fn take_otherwise(found: Found<'_>, take: &mut dyn FnMut(Found<'_>) -> Result<()>) -> Result<(), Boxed> {
+    take(found).map_err(Box::new)
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -395,9 +402,9 @@ impl Channel {
         let mut got = Got::Nothing;
         let mut each = |found: Found<'_>| {
             got = Got::Short;
-            if !found.read_short(short)? {
+            if !found.read_short(short) {
                 got = Got::Other;
-                other(found)?;
+                take_otherwise(found, other)?;
             }
             Ok(Fate::Last)
         };
@@ -419,6 +426,7 @@ impl Channel {
         witness: &impl Witness,
         mut each: impl FnMut(Found<'_>) -> Result<Fate>,
     ) -> Result<()> {
+        let mut each = |found: Found<'_>| each(found).map_err(Box::new);
         while !self.try_get(most, wait, witness, &mut each).map_err(|error| *error)? {
             if !self.wait_for_item(wait) {
                 return Err(Error::Empty);
@@ -450,7 +458,7 @@ impl Channel {
         most: usize,
         wait: Wait,
         witness: &impl Witness,
-        each: &mut impl FnMut(Found<'_>) -> Result<Fate>,
+        each: &mut impl FnMut(Found<'_>) -> Result<Fate, Boxed>,
     ) -> Result<bool, Boxed> {
         let matters = || !self.ring.is_empty() || self.ring.is_closed();
         let Some(held) = wait.guard(self.ring.get_lock(), matters, || self.ring.read()) else {
@@ -460,8 +468,8 @@ impl Channel {
         let mut got = 0;
         while got < most {
             let Some(next) = reader.peek()? else { break };
-            let fate = match each(Found { reader: &reader, next: &next, side: &self.side }) {
-                Err(error) if got == 0 => return Err(Box::new(error)),
+            let fate = match each(Found { record: reader.record(&next)?, next, side: &self.side }) {
+                Err(error) if got == 0 => return Err(error),
                 Err(_) | Ok(Fate::Left) => break,
                 Ok(fate) => fate,
             };

@@ -27,6 +27,7 @@ pub(crate) struct Linger {
 
 impl Linger {
     /// For a getter that waited, awake, until an item came: lets more come if that pays. `count` says how many came.
+    #[inline]
     pub fn wait(&self, count: impl Fn() -> u64) {
         let credit = self.credit.load(Relaxed);
         if credit == 0 {
@@ -36,6 +37,13 @@ impl Linger {
                 return;
             }
         }
+        self.linger(credit, count);
+    }
+
+    /// Out of the way of those whom it does not pay.
+    #[cold]
+    #[inline(never)]
+    fn linger(&self, credit: u32, count: impl Fn() -> u64) {
         (0..PAUSES).for_each(|_| spin_loop());
         let left = if count() > 1 { PATIENCE } else { credit.saturating_sub(1) };
         self.credit.store(left, Relaxed);

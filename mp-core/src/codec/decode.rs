@@ -87,7 +87,7 @@ impl<'de, 'f> Decoder<'de, 'f> {
     }
 
     /// The unsigned number that stands here, if one does: without a look at what else it may be.
-    #[inline]
+    #[inline(never)]
     fn unsigned(&mut self) -> Option<u64> {
         // However long it is, it does not end behind these.
         let Some(([marker, bytes @ ..], _)) = self.input.split_first_chunk::<9>() else {

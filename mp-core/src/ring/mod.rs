@@ -24,6 +24,7 @@ mod memory;
 mod place;
 mod published;
 mod reader;
+mod record;
 mod short;
 mod writer;
 
@@ -51,6 +52,7 @@ use place::{Place, RINGS};
 use published::{Progress, Published};
 pub use reader::Next;
 pub use reader::Reader;
+pub use record::Record;
 pub use short::Short;
 pub use writer::{Staged, Writer};
 

@@ -2,15 +2,12 @@
 //!
 //! Until it publishes, a reader has taken nothing: killed, or dropped, the records are still there for the next one.
 
-use bytemuck::Pod;
-
 use super::memory::{Piece, damaged, not_read, not_written};
 use super::place::{Place, RINGS, length};
 use super::published::{Progress, Published};
-use super::short::Short;
+use super::record::Record;
 use super::{AHEAD, InSharedMemory, RECORD_HEAD, Ring};
 use crate::Result;
-use crate::codec::whole::{self, Source};
 use crate::futex::Ordering::*;
 
 /// A look at the records of a ring; see [`Ring::reader`].
@@ -98,39 +95,13 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
         self.ring.memory.ring(self.now.at.ring)
     }
 
-    /// Appends the bytes of the record that [`peek`](Self::peek) found to `bytes`, from its byte `skip` on.
-    ///
-    /// # Errors
-    /// As for [`peek`](Self::peek); [`Error::Io`](crate::Error::Io) if there is no memory for them.
-    #[inline]
-    pub fn read(&self, next: &Next, skip: u64, bytes: &mut Vec<u8>) -> Result<()> {
-        let count = next.bytes.saturating_sub(skip) as usize;
-        self.piece()?.read(self.now.at.offset + RECORD_HEAD + skip, count, bytes)
-    }
-
-    /// All bytes of the record that [`peek`](Self::peek) found, if they are few: cheaper than [`read`](Self::read).
+    /// The bytes of the record that [`peek`](Self::peek) found.
     ///
     /// # Errors
     /// As for [`peek`](Self::peek).
     #[inline(always)]
-    pub fn read_short(&self, next: &Next, bytes: &mut Short) -> Result<bool> {
-        if next.bytes > Short::MOST as u64 {
-            return Ok(false);
-        }
-        bytes.fill(self.piece()?, self.now.at.offset + RECORD_HEAD, next.bytes as usize);
-        Ok(true)
-    }
-
-    /// The value in the record that [`peek`](Self::peek) found, if a `T` is a `Vec` of numbers and the record is the encoding
-    /// of just such: copied once.
-    ///
-    /// # Errors
-    /// As for [`read`](Self::read).
-    #[inline]
-    pub fn read_whole<T>(&self, next: &Next) -> Result<Option<T>> {
-        let record =
-            Record { piece: self.piece()?, begin: self.now.at.offset + RECORD_HEAD, bytes: next.bytes };
-        whole::join(next.bytes, &record)
+    pub fn record(&self, next: &Next) -> Result<Record<'_>> {
+        Ok(Record { piece: self.piece()?, begin: self.now.at.offset + RECORD_HEAD, bytes: next.bytes })
     }
 
     /// Goes on behind the record that [`peek`](Self::peek) found; it is taken once that is published.
@@ -212,27 +183,5 @@ impl Position {
         } else {
             ring.notes(self.at.ring).leave_at.load(Relaxed)
         }
-    }
-}
-
-/// The bytes of a record.
-struct Record<'a> {
-    piece: &'a Piece,
-    begin: u64,
-    bytes: u64,
-}
-
-impl Source for Record<'_> {
-    #[inline]
-    fn begin(&self, bytes: &mut [u8]) -> Result<()> {
-        self.piece.read_exact(self.begin, bytes)
-    }
-
-    #[inline]
-    fn rest<N: Pod>(&self, skip: usize) -> Result<Vec<N>> {
-        let (skip, mut numbers) = (skip as u64, Vec::new());
-        let count = self.bytes.saturating_sub(skip) as usize;
-        self.piece.read(self.begin + skip, count, &mut numbers)?;
-        Ok(numbers)
     }
 }

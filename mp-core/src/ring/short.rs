@@ -8,7 +8,7 @@ use super::memory::Piece;
 
 const SIXTEENS: usize = 8;
 
-/// Up to [`MOST`](Short::MOST) bytes; see [`Reader::read_short`](super::Reader::read_short).
+/// Up to [`MOST`](Short::MOST) bytes; see [`Record::read_short`](super::Record::read_short).
 pub struct Short {
     /// Those that `length` reaches into are filled.
     bytes: [MaybeUninit<[u8; 16]>; SIXTEENS],

@@ -44,7 +44,7 @@ fn get(ring: &Ring<Toy>) -> Result<Option<Vec<u8>>> {
     let mut reader = ring.reader(&held)?;
     let Some(next) = reader.peek()? else { return Ok(None) };
     let mut bytes = Vec::new();
-    reader.read(&next, 0, &mut bytes)?;
+    reader.record(&next)?.read(0, &mut bytes)?;
     assert_eq!(next.about, next.bytes);
     reader.pass(&next);
     if reader.should_give_back() {
@@ -251,7 +251,7 @@ proptest! {
             let Ok(mut reader) = ring.reader(&held) else { break };
             let Ok(Some(next)) = reader.peek() else { break };
             let mut bytes = Vec::new();
-            let _ = reader.read(&next, 0, &mut bytes);
+            let _ = reader.record(&next).and_then(|record| record.read(0, &mut bytes));
             reader.pass(&next);
             reader.publish();
         }
