@@ -361,6 +361,7 @@ impl<'a> Doze<'a> {
     }
 
     /// As [`sleep`](Self::sleep), for at most so long.
+    #[inline]
     pub fn sleep_for(&self, most: Duration) -> WaitResult {
         self.sleep_by(|turn, seen| futex::wait_for(turn, seen, most))
     }

@@ -145,8 +145,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
 
 impl Position {
     /// Looks how far the writers are.
-    #[cold]
-    #[inline(never)]
+    #[inline(always)]
     fn look<L: InSharedMemory>(self, ring: &Ring<L>) -> Result<Position> {
         let notes = &ring.header().readers;
         let (written, word) = ring.header().put.read();
