@@ -50,7 +50,7 @@ pub fn measure(options: &Options, sink: &mut Sink) -> Result<()> {
     turns::take(options, sink, "queue.4to4.64B", "msg/s", Reduce::Median, contenders)?;
     // What waking up costs, on a machine that is shared, is now one thing and now another, for seconds.
     for (measure, n, asleep, times) in
-        [("queue.pingpong.64B", 20_000, false, 1), ("queue.pingpong_asleep.64B", 50, true, 20)]
+        [("queue.pingpong.64B", 20_000, false, 1), ("queue.pingpong_asleep.64B", 100, true, 10)]
     {
         let n = options.samples(n);
         let contenders = vec![

@@ -134,7 +134,7 @@ fn python<'a>(row: &Row, records: &'a [Record]) -> Option<&'a Record> {
 
 /// The fastest.
 fn best<'a>(records: impl Iterator<Item = &'a Record>) -> Option<&'a Record> {
-    records.min_by(|a, b| a.slower_than(b).total_cmp(&1.0))
+    records.min_by(|a, b| if a.is_rate() { b.value.total_cmp(&a.value) } else { a.value.total_cmp(&b.value) })
 }
 
 fn source(record: &Record) -> String {

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+/// How a program's result begins, which it prints in several pieces.
+const RESULT: &str = "test result: ";
 /// How many lines of a failed test are told again at the end.
 const RETOLD: usize = 40;
 
@@ -38,8 +40,10 @@ impl fmt::Display for Counts {
 #[derive(Default)]
 pub struct Report {
     pub counts: Counts,
-    /// What failed tests said, and programs that died.
+    /// What failed tests said, and programs that ended without a result.
     pub failures: Vec<String>,
+    /// Programs whose result was torn by what their children printed at that moment.
+    pub torn: Vec<String>,
     program: Option<Program>,
 }
 
@@ -57,8 +61,12 @@ impl Report {
         let starts = line.strip_prefix("     Running ").or_else(|| line.strip_prefix("   Doc-tests "));
         if let Some(name) = starts {
             let shown = self.end();
-            self.begin(name);
+            self.begin(&title(name));
             return shown;
+        }
+        if line.contains(" has been running for over ") {
+            // Whoever ends a run that hangs wants to know what hung.
+            return vec![line.to_owned()];
         }
         if is_count(line) {
             let mut shown = Vec::new();
@@ -91,8 +99,12 @@ impl Report {
     pub fn end(&mut self) -> Vec<String> {
         match self.program.take() {
             Some(program) if program.running => {
-                self.counts.failed += 1;
-                self.failures.push(format!("{}: ended without a result", program.name));
+                if program.printed.iter().any(|line| line.starts_with(RESULT)) {
+                    self.torn.push(program.name);
+                } else {
+                    self.counts.failed += 1;
+                    self.failures.push(format!("{}: ended without a result", program.name));
+                }
                 program.printed
             }
             Some(program) => program.printed,
@@ -101,9 +113,7 @@ impl Report {
     }
 
     fn begin(&mut self, name: &str) {
-        // `tests/pool.rs (target/debug/deps/pool-0123456789abcdef)`
-        let name = name.split_once(" (").map_or(name, |(name, _)| name).to_owned();
-        self.program = Some(Program { name, running: false, printed: Vec::new() });
+        self.program = Some(Program { name: name.to_owned(), running: false, printed: Vec::new() });
     }
 
     /// The program has said how it went.
@@ -121,6 +131,16 @@ impl Report {
         let mut shown = vec![format!("     FAILED {}: {counts}; it printed:", program.name)];
         shown.extend(printed);
         shown
+    }
+}
+
+/// `tests/pool.rs (target/debug/deps/pool-0123456789abcdef)`, or `unittests src/lib.rs (..)`, in which the crate is missing.
+fn title(name: &str) -> String {
+    let Some((source, program)) = name.split_once(" (") else { return name.to_owned() };
+    let file = program.rsplit('/').next().unwrap_or(program);
+    match file.rsplit_once('-') {
+        Some((of, _)) if source.starts_with("unittests ") => format!("{source} of {of}"),
+        _ => source.to_owned(),
     }
 }
 
@@ -155,7 +175,7 @@ fn is_count(line: &str) -> bool {
 
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`
 fn result(line: &str) -> Option<Counts> {
-    let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let (_, numbers) = line.strip_prefix(RESULT)?.split_once(". ").filter(|_| line.contains(" passed; "))?;
     let mut counts = Counts::default();
     for part in numbers.split("; ") {
         let Some((number, what)) = part.split_once(' ') else { continue };
@@ -233,6 +253,25 @@ mod tests {
         assert_eq!(report.counts.passed, 1);
         assert_eq!(shown[..2], ["   Compiling b", "     passed tests/b.rs: 1 passed, 0 failed in 0.00s"]);
         assert!(shown[2..].iter().all(String::is_empty), "{shown:?}");
+    }
+
+    #[test]
+    fn a_torn_result_is_told_apart_from_none() {
+        let output =
+            "     Running a.rs (x)\nrunning 1 test\ntest a ... ok\n\ntest result: oh\nok. 1 passed; 0 failed";
+        let (report, _) = read(output);
+        assert_eq!(report.counts, Counts::default());
+        assert_eq!((report.failures.len(), report.torn), (0, vec!["a.rs".to_owned()]));
+    }
+
+    #[test]
+    fn programs_are_named_by_source_and_crate() {
+        assert_eq!(title("tests/b.rs (target/debug/deps/b-0f)"), "tests/b.rs");
+        assert_eq!(
+            title("unittests src/lib.rs (target/debug/deps/mp_core-0f)"),
+            "unittests src/lib.rs of mp_core"
+        );
+        assert_eq!(title("mp_core"), "mp_core");
     }
 
     #[test]

@@ -78,7 +78,16 @@ fn make(run: &Run, args: &[OsString]) -> Result<Made> {
         [] => (test(cargo_test(run, args), run, &mut report)?, None),
         _ => build_and_test(run, args, &mut report)?,
     };
-    let Report { mut counts, failures: failed_tests, .. } = report;
+    let Report { mut counts, failures: mut failed_tests, torn, .. } = report;
+    let succeeded = matches!(end, End::Exited(status) if status.success());
+    for program in torn {
+        let what = format!("{program}: its result could not be read");
+        // It came to its end: had it failed, so would the run have.
+        match succeeded {
+            true => eprintln!("{what}, its tests are not counted"),
+            false => failed_tests.push(what),
+        }
+    }
     let failed = match end {
         End::Exited(status) if status.success() => {
             (counts.failed > 0 || problem.is_some()).then_some(status.to_string())

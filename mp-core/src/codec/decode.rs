@@ -10,9 +10,7 @@ use serde::de::{self, DeserializeSeed, Error as _, MapAccess, SeqAccess, Unexpec
 use serde::forward_to_deserialize_any;
 
 use super::lane::{self, Code, Elements};
-use super::{
-    COUNTED, DEPTH, HANDLE, LOOK, PLAIN, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR,
-};
+use super::{COUNTED, DEPTH, HANDLE, PLAIN, SOME, Stack, WIDE, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR};
 use crate::handle::{self, Table};
 
 mod counts;
@@ -178,7 +176,7 @@ impl<'de, 'f> Decoder<'de, 'f> {
     /// Goes one level deeper; whoever comes back counts `depth` up again.
     #[inline(always)]
     fn enter(&mut self) -> Result<(), Error> {
-        if self.depth == 0 || self.depth % LOOK == 1 && self.stack.is_used_up() {
+        if self.depth == 0 || self.stack.is_used_up() {
             return Err(Error::DepthLimitExceeded);
         }
         self.depth -= 1;

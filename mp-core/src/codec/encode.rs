@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::ser::{self, Error as _};
 
 use super::{
-    COUNTED, DEPTH, HANDLE, LOOK, PLAIN, SOME, Stack, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane, named,
+    COUNTED, DEPTH, HANDLE, PLAIN, SOME, Stack, WIDE_BYTES, WIDE_MAP, WIDE_SEQ, WIDE_STR, lane, named,
 };
 use crate::handle;
 use crate::message::Fds;
@@ -47,7 +47,7 @@ impl<'a> Encoder<'a> {
 
     #[inline]
     fn enter(&mut self) -> Result<(), Error> {
-        if self.depth == DEPTH || self.depth % LOOK == LOOK - 1 && self.stack.is_used_up() {
+        if self.depth == DEPTH || self.stack.is_used_up() {
             return Err(Error::DepthLimitExceeded);
         }
         self.depth += 1;

@@ -46,9 +46,6 @@ pub const DEPTH: u16 = 512;
 /// Bytes of stack that nested values may use up before they count as nested too deeply.
 pub const STACK: usize = 1 << 20;
 
-/// At one level in so many the stack is looked at.
-const LOOK: u16 = 8;
-
 /// Where the stack stood when a value began.
 #[derive(Clone, Copy)]
 struct Stack(usize);
@@ -57,7 +54,7 @@ impl Stack {
     #[inline]
     fn here() -> Stack {
         let here = 0_u8;
-        Stack(std::hint::black_box(std::ptr::from_ref(&here)).addr())
+        Stack(std::ptr::from_ref(&here).addr())
     }
 
     #[inline]

@@ -277,6 +277,19 @@ fn nesting_is_limited_on_both_sides() {
 }
 
 #[test]
+fn values_that_need_much_stack_may_nest_less() {
+    #[derive(Serialize, Deserialize)]
+    struct Node {
+        #[serde(with = "crate::codec::bulk")]
+        matrix: [[f64; 64]; 64],
+        next: Option<Box<Node>>,
+    }
+    let chain = (0..100).fold(None, |next, _| Some(Box::new(Node { matrix: [[0.5; 64]; 64], next })));
+    let error = decode_value::<Option<Box<Node>>>(&bytes_of(&chain)).err().expect("more than a stack holds");
+    assert!(error.to_string().contains("depth limit"), "{error}");
+}
+
+#[test]
 fn huge_lengths_are_refused() {
     for kind in [WIDE_STR, WIDE_BYTES, WIDE_SEQ, WIDE_MAP, WIDE | 1, WIDE | 12] {
         for length in [1_u64 << 62, u64::MAX, 1 << 33, 8] {
