@@ -46,6 +46,9 @@ fn get(ring: &Ring<Toy>) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     reader.record(&next)?.read(0, &mut bytes)?;
     assert_eq!(next.about, next.bytes);
+    let mut short = Short::new();
+    assert_eq!(reader.record(&next)?.read_short(&mut short), bytes.len() <= Short::MOST);
+    assert!(bytes.len() > Short::MOST || short.as_slice() == bytes, "a short record is another one");
     reader.pass(&next);
     if reader.should_give_back() {
         reader.publish();
@@ -252,6 +255,9 @@ proptest! {
             let Ok(Some(next)) = reader.peek() else { break };
             let mut bytes = Vec::new();
             let _ = reader.record(&next).and_then(|record| record.read(0, &mut bytes));
+            let mut short = Short::new();
+            let is_short = reader.record(&next).is_ok_and(|record| record.read_short(&mut short));
+            assert_eq!(short.as_slice().len() as u64, if is_short { next.bytes } else { 0 });
             reader.pass(&next);
             reader.publish();
         }
