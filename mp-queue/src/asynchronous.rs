@@ -10,11 +10,12 @@ use mp_sync::RawLock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::channel::{Parcel, Wait};
+use crate::channel::Parcel;
 use crate::error::{Error, Result};
 use crate::joinable::JoinableQueue;
 use crate::queue::Queue;
 use crate::simple::SimpleQueue;
+use crate::wait::Wait;
 
 impl<T: Serialize> Queue<T> {
     /// As [`put`](Queue::put), without blocking the thread.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::channel::Wait;
 use crate::error::Result;
 use crate::queue::Queue;
+use crate::wait::Wait;
 
 impl<T: Serialize> Queue<T> {
     /// As [`put_many`](Queue::put_many), for as long as `timeout`: how many found a place in time.

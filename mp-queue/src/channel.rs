@@ -4,15 +4,13 @@
 //!
 //! Putters take turns by one lock, getters by another; both locks pass on when their holder dies, and neither side has to be
 //! repaired then, because all that a putter or getter does becomes true by the one exchange that publishes it. Nobody
-//! sleeps while holding a lock, and nobody sleeps longer than [`SLICE`] without looking again.
+//! sleeps while holding a lock, and nobody sleeps longer than [`SLICE`](crate::wait::SLICE) without looking again.
 
 use std::hint::spin_loop;
 use std::sync::Arc;
-use std::time::Duration;
 
-use mp_core::deadline::Deadline;
 use mp_core::message::{Fds, SharedFd};
-use mp_core::ring::{Doze, Next, Record, Ring, Short, Staged};
+use mp_core::ring::{Next, Record, Ring, Short, Staged};
 use mp_core::spin::Spin;
 use mp_sync::{RawGuard, RawLock};
 use serde::{Deserialize, Serialize};
@@ -21,86 +19,12 @@ use crate::error::{Boxed, Error, Result};
 use crate::linger::Linger;
 use crate::ready::Ready;
 use crate::side::{Sent, Side};
-
-/// How long a sleeper sleeps at most: a death is noticed within 100 ms.
-pub(crate) const SLICE: Duration = Duration::from_millis(60);
+use crate::wait::Wait;
 
 /// So many places a putter that spins waits for, if there are that many, looking at most so often with so long between.
 const BATCH: u64 = 64;
 const PATIENCE: u32 = 16;
 const PAUSES: u32 = 64;
-
-/// How long an attempt that does not wait lets another process finish its own, which may have lost its CPU meanwhile.
-const MOMENT: Duration = Duration::from_millis(50);
-
-/// How long a call waits.
-#[derive(Clone, Copy)]
-pub(crate) enum Wait {
-    /// Not even for the moment in which another process is at it.
-    Never,
-    /// Not at all.
-    Not,
-    /// Until then, or for ever.
-    Until(Option<Deadline>),
-}
-
-impl Wait {
-    pub fn timeout(timeout: Duration) -> Wait {
-        if timeout.is_zero() { Wait::Not } else { Wait::Until(Some(Deadline::after(timeout))) }
-    }
-
-    #[inline]
-    fn is_over(self) -> bool {
-        match self {
-            Wait::Never | Wait::Not => true,
-            Wait::Until(deadline) => deadline.is_some_and(Deadline::has_passed),
-        }
-    }
-
-    #[inline]
-    fn deadline(self) -> Option<Deadline> {
-        match self {
-            Wait::Never | Wait::Not => Some(Deadline::now()),
-            Wait::Until(deadline) => deadline,
-        }
-    }
-
-    /// Sleeps until the other side does something, or it is over, or for a slice.
-    #[inline]
-    fn sleep(self, doze: &Doze<'_>) {
-        match self.deadline() {
-            None => doze.sleep_for(SLICE),
-            deadline => doze.sleep(Some(Deadline::within(deadline, SLICE))),
-        };
-    }
-
-    /// Takes a lock. Who has it gives it back soon, so an attempt that would not have been in vain (`matters`) gives it that
-    /// moment, and another one if things went on meanwhile (`progress`).
-    #[inline]
-    fn guard(
-        self,
-        lock: &RawLock,
-        matters: impl Fn() -> bool,
-        progress: impl Fn() -> u64,
-    ) -> Option<RawGuard<'_>> {
-        if let Wait::Until(deadline) = self {
-            return lock.guard(deadline);
-        }
-        let held = lock.try_guard();
-        if held.is_some() || matches!(self, Wait::Never) || !matters() {
-            return held;
-        }
-        let mut seen = progress();
-        loop {
-            let held = lock.guard(Some(Deadline::after(MOMENT)));
-            let now = progress();
-            if held.is_some() || now == seen || !matters() {
-                return held;
-            }
-            seen = now;
-        }
-    }
-}
 
 /// An encoded item.
 #[derive(Default)]
@@ -135,7 +59,7 @@ pub(crate) enum Put {
     Done,
     /// There was no room in time.
     Full,
-    Failed(Box<Error>),
+    Failed(Boxed),
 }
 
 /// What came of getting one item.
@@ -146,7 +70,7 @@ pub(crate) enum Got {
     Short,
     /// One that had to be taken otherwise.
     Other,
-    Failed(Box<Error>),
+    Failed(Boxed),
 }
 
 /// An item that is still in the ring, under the lock.

@@ -8,13 +8,13 @@ use mp_core::message::SharedFd;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::channel::Wait;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
 use crate::iter;
 use crate::ledger::Ledger;
 use crate::queue::Queue;
+use crate::wait::Wait;
 
 /// A [`Queue`] whose getters say when they are done with an item, and which can be waited for until all are. Follows Python's
 /// `multiprocessing.JoinableQueue`, where a dead consumer makes `join` wait for ever.

@@ -36,8 +36,9 @@ use mp_core::wait::word_changed;
 use mp_sync::RawLock;
 use serde::{Deserialize, Serialize};
 
-use crate::channel::{SLICE, Witness};
+use crate::channel::Witness;
 use crate::error::{Error, Result};
+use crate::wait::SLICE;
 
 /// So many processes can owe at a time; the items of others are not missed when they die.
 const ENTRIES: usize = PER_BLOCK * BLOCKS;

@@ -17,6 +17,7 @@ mod ready;
 mod scratch;
 mod side;
 mod simple;
+mod wait;
 
 pub use error::{Error, Result};
 pub use iter::Iter;

@@ -14,10 +14,11 @@ use mp_core::ring::Short;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::channel::{Channel, Got, Parcel, Put, Wait, Witness};
+use crate::channel::{Channel, Got, Parcel, Put, Witness};
 use crate::error::{Error, Result};
 use crate::iter::Iter;
 use crate::scratch::{self, Scratch};
+use crate::wait::Wait;
 
 /// A queue of items that any number of processes and threads put and get; a clone is another handle to the same one.
 ///

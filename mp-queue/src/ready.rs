@@ -15,8 +15,8 @@ use mp_core::wait::helper_thread;
 use mp_sync::RawLock;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::channel::SLICE;
 use crate::error::Result;
+use crate::wait::SLICE;
 
 /// See the module.
 #[derive(Debug, Default)]

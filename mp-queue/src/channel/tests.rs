@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::slice::from_ref;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use rustix::net::sockopt::set_socket_send_buffer_size;
