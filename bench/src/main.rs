@@ -23,6 +23,7 @@ mod pthread;
 mod queue;
 mod raw;
 mod record;
+mod ring;
 mod shm;
 mod sync;
 mod table;

@@ -7,8 +7,10 @@ use std::time::Instant;
 use crate::crew;
 use crate::options::Options;
 use crate::record::{Label, Sink};
+use crate::ring::{self, Ring};
 use crate::turns::{self, Contender, Reduce};
 use anyhow::{Context as _, Result, ensure};
+use bytemuck::{Pod, bytes_of, bytes_of_mut};
 use ipc_channel::ipc::{IpcBytesSender, IpcOneShotServer, IpcReceiver, IpcSender, bytes_channel, channel};
 use multiprocess::Queue;
 use multiprocess::core::arena::Shared;
@@ -64,7 +66,7 @@ pub fn measure(options: &Options, sink: &mut Sink) -> Result<()> {
     Ok(())
 }
 
-fn small<T: Item>(
+fn small<T: Item + Pod>(
     options: &Options,
     sink: &mut Sink,
     measure: &str,
@@ -73,6 +75,7 @@ fn small<T: Item>(
 ) -> Result<()> {
     let contenders = vec![
         queues(options, n, 1, 1, make),
+        ring(options, n, make),
         threads(options, n, 1, 1, make),
         ipc_channels(options, n / 10, Label::None, make),
     ];
@@ -105,6 +108,33 @@ where
         let rate = crew::rate_of(options, (putters * n) as u64, crew, job)?;
         ensure!(queue.is_empty(), "items are left");
         Ok(vec![rate])
+    })
+}
+
+/// Bytes of the items, as they lie in memory.
+fn ring<T: Item + Pod, M>(options: &Options, n: usize, make: M) -> Contender<'_>
+where
+    M: Fn(u64) -> T + Copy + Send + 'static,
+{
+    Contender::new("limit", Label::Via(ring::VIA), move || {
+        let job = move |(ring, writes, n, size): (Ring, bool, u64, usize)| match writes {
+            true => {
+                let mut put = ring.writer();
+                (0..n).for_each(|i| put(&bytes_of(&make(i))[..size]));
+            }
+            false => {
+                let mut get = ring.reader();
+                (0..n).for_each(|i| {
+                    let mut item = T::zeroed();
+                    get(&mut bytes_of_mut(&mut item)[..size]);
+                    assert!(item == make(i), "item {i} is another one");
+                });
+            }
+        };
+        // How long an item is, is known to those who write and read only when they run: a ring is for bytes.
+        let (ring, size) = (Ring::new()?, size_of::<T>());
+        let crew = vec![(ring.clone(), false, n as u64, size), (ring, true, n as u64, size)];
+        Ok(vec![crew::rate_of(options, n as u64, crew, job)?])
     })
 }
 

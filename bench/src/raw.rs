@@ -1,4 +1,4 @@
-//! The bare system calls that everything else is measured against. The only unsafe code of this package but for `pthread`.
+//! The bare system calls that everything else is measured against. Unsafe code is here, in `pthread` and in `ring`.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::{CString, c_char};

@@ -10,13 +10,12 @@ use std::hint::spin_loop;
 use std::sync::Arc;
 
 use mp_core::message::{Fds, SharedFd};
-use mp_core::ring::{Next, Record, Ring, Short, Staged};
+use mp_core::ring::{Doze, Next, Record, Ring, Short, Staged};
 use mp_core::spin::Spin;
 use mp_sync::{RawGuard, RawLock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Boxed, Error, Result};
-use crate::linger::Linger;
 use crate::ready::Ready;
 use crate::side::{Sent, Side};
 use crate::wait::Wait;
@@ -150,7 +149,6 @@ pub(crate) struct Channel {
 struct Local {
     put: Spin,
     get: Spin,
-    linger: Linger,
     ready: Ready,
 }
 
@@ -174,21 +172,45 @@ impl Channel {
     #[inline(never)]
     pub fn put_one(&self, head: &[u8], body: &[u8], wait: &Wait) -> Put {
         loop {
-            match self.try_put_one(head, body, *wait) {
-                Ok(true) => return Put::Done,
-                Ok(false) if self.wait_for_room(*wait) => {}
-                Ok(false) => return Put::Full,
-                Err(error) => return Put::Failed(error),
+            if body.is_empty()
+                && let Some(held) = self.ring.put_lock().guard_at_once()
+                && self.ring.put_short(&held, head)
+            {
+                return Put::Done;
+            }
+            if let Some(put) = self.put_otherwise(head, body, *wait) {
+                return put;
             }
         }
+    }
+
+    /// Puts one item the general way; none if there was no room, and it waited for some.
+    #[cold]
+    #[inline(never)]
+    fn put_otherwise(&self, head: &[u8], body: &[u8], wait: Wait) -> Option<Put> {
+        match self.try_put_one(head, body, wait) {
+            Ok(true) => Some(Put::Done),
+            Ok(false) if self.wait_for_room(wait) => None,
+            Ok(false) => Some(Put::Full),
+            Err(error) => Some(Put::Failed(error)),
+        }
+    }
+
+    #[inline(always)]
+    fn guard_put(&self, wait: Wait) -> Option<RawGuard<'_>> {
+        wait.guard(self.ring.put_lock(), || self.may_put(), || self.ring.written())
+    }
+
+    #[inline(always)]
+    fn guard_get(&self, wait: Wait) -> Option<RawGuard<'_>> {
+        let matters = || !self.ring.is_empty() || self.ring.is_closed();
+        wait.guard(self.ring.get_lock(), matters, || self.ring.read())
     }
 
     /// As [`put_one`](Self::put_one), without waiting for room: whether there was some.
     #[inline(always)]
     fn try_put_one(&self, head: &[u8], body: &[u8], wait: Wait) -> Result<bool, Boxed> {
-        let Some(held) = wait.guard(self.ring.put_lock(), || self.may_put(), || self.ring.written()) else {
-            return Ok(false);
-        };
+        let Some(held) = self.guard_put(wait) else { return Ok(false) };
         let mut writer = self.ring.writer(&held)?;
         match writer.stage(head, body, 0)? {
             Staged::Yes if writer.publish() => Ok(true),
@@ -259,9 +281,7 @@ impl Channel {
 
     /// Puts as many as there is room for.
     pub fn try_put(&self, parcels: &mut [Parcel<'_>], wait: Wait) -> (usize, Result<()>) {
-        let Some(held) = wait.guard(self.ring.put_lock(), || self.may_put(), || self.ring.written()) else {
-            return (0, Err(Error::Full));
-        };
+        let Some(held) = self.guard_put(wait) else { return (0, Err(Error::Full)) };
         let mut writer = match self.ring.writer(&held) {
             Ok(writer) => writer,
             Err(error) => return (0, Err(error.into())),
@@ -323,6 +343,36 @@ impl Channel {
         short: &mut Short,
         other: &mut dyn FnMut(Found<'_>) -> Result<()>,
     ) -> Got {
+        loop {
+            if let Some(held) = self.ring.get_lock().guard_at_once()
+                && let Some(taken) = self.ring.get_short(&held, short)
+            {
+                let number = taken.number();
+                witness.before(number, 1);
+                taken.publish();
+                witness.after(number + 1);
+                return Got::Short;
+            }
+            if let Some(got) = self.get_otherwise(*wait, witness, short, other) {
+                return got;
+            }
+        }
+    }
+
+    /// Gets one item the general way; none if there was none, and it waited for one.
+    #[cold]
+    #[inline(never)]
+    fn get_otherwise<W: Witness>(
+        &self,
+        wait: Wait,
+        witness: &W,
+        short: &mut Short,
+        other: &mut dyn FnMut(Found<'_>) -> Result<()>,
+    ) -> Option<Got> {
+        // First, so that one who has to wait needs but the short way when it wakes up.
+        if let Some(doze) = self.ring.doze_if_empty() {
+            return if self.wait_for_item(wait, &doze) { None } else { Some(Got::Nothing) };
+        }
         let mut got = Got::Nothing;
         let mut each = |found: Found<'_>| {
             got = Got::Short;
@@ -332,13 +382,12 @@ impl Channel {
             }
             Ok(Fate::Last)
         };
-        loop {
-            match self.try_get(1, *wait, witness, &mut each) {
-                Ok(true) => return got,
-                Ok(false) if self.wait_for_item(*wait) => {}
-                Ok(false) => return Got::Nothing,
-                Err(error) => return Got::Failed(error),
-            }
+        match self.try_get(1, wait, witness, &mut each) {
+            Ok(true) => Some(got),
+            // Somebody was faster.
+            Ok(false) if !wait.is_over() => None,
+            Ok(false) => Some(Got::Nothing),
+            Err(error) => Some(Got::Failed(error)),
         }
     }
 
@@ -352,7 +401,8 @@ impl Channel {
     ) -> Result<()> {
         let mut each = |found: Found<'_>| each(found).map_err(Box::new);
         while !self.try_get(most, wait, witness, &mut each).map_err(|error| *error)? {
-            if !self.wait_for_item(wait) {
+            let doze = self.ring.doze_if_empty();
+            if doze.map_or(wait.is_over(), |doze| !self.wait_for_item(wait, &doze)) {
                 return Err(Error::Empty);
             }
         }
@@ -362,15 +412,12 @@ impl Channel {
     /// Until there may be an item, or the queue is closed; false if the time is over.
     #[cold]
     #[inline(never)]
-    fn wait_for_item(&self, wait: Wait) -> bool {
+    fn wait_for_item(&self, wait: Wait, doze: &Doze<'_>) -> bool {
         if wait.is_over() {
             return false;
         }
-        let Some(doze) = self.ring.doze_if_empty() else { return true };
-        if self.local.get.until_beside(self.ring.is_apart(false), || doze.is_over()) {
-            self.local.linger.wait(|| doze.count());
-        } else {
-            wait.sleep(&doze);
+        if !self.local.get.until_beside(self.ring.is_apart(false), || doze.is_over()) {
+            wait.sleep(doze);
         }
         true
     }
@@ -384,10 +431,7 @@ impl Channel {
         witness: &impl Witness,
         each: &mut impl FnMut(Found<'_>) -> Result<Fate, Boxed>,
     ) -> Result<bool, Boxed> {
-        let matters = || !self.ring.is_empty() || self.ring.is_closed();
-        let Some(held) = wait.guard(self.ring.get_lock(), matters, || self.ring.read()) else {
-            return Ok(false);
-        };
+        let Some(held) = self.guard_get(wait) else { return Ok(false) };
         let mut reader = self.ring.reader(&held)?;
         let mut got = 0;
         while got < most {

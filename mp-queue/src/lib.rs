@@ -11,7 +11,6 @@ mod error;
 mod iter;
 mod joinable;
 mod ledger;
-mod linger;
 mod queue;
 mod ready;
 mod scratch;

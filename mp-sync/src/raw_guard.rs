@@ -36,6 +36,12 @@ impl RawLock {
     pub fn try_guard(&self) -> Option<RawGuard<'_>> {
         self.try_acquire(Hold::Guarded).map(|acquired| RawGuard { lock: self, acquired })
     }
+
+    /// As [`try_guard`](Self::try_guard), by one look: `None` also if its holder is dead. Its cost is the exchange, and no more.
+    #[inline(always)]
+    pub fn guard_at_once(&self) -> Option<RawGuard<'_>> {
+        self.acquire_at_once(Hold::Guarded).map(|acquired| RawGuard { lock: self, acquired })
+    }
 }
 
 impl<'a> RawGuard<'a> {
@@ -58,7 +64,7 @@ impl RawGuard<'_> {
 }
 
 impl Drop for RawGuard<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.lock.release_guarded(&self.acquired);
     }

@@ -140,12 +140,20 @@ impl RawLock {
     /// A deadline that has passed means one attempt.
     #[inline]
     pub fn acquire(&self, hold: Hold, deadline: Option<Deadline>) -> Option<Acquired> {
-        let me = Holder::current();
-        if self.owner.compare_exchange(0, me.bits() | hold.bits(), Acquire, Relaxed).is_ok() {
-            self.note_thread();
-            return Some(Acquired::by(me));
+        if let taken @ Some(_) = self.acquire_at_once(hold) {
+            return taken;
         }
+        let me = Holder::current();
         self.spin(me, hold).or_else(|| self.acquire_slow(me, hold, deadline, None))
+    }
+
+    /// Takes it if it is free and nobody slept for it too long.
+    #[inline(always)]
+    pub(crate) fn acquire_at_once(&self, hold: Hold) -> Option<Acquired> {
+        let me = Holder::current();
+        self.owner.compare_exchange(0, me.bits() | hold.bits(), Acquire, Relaxed).ok()?;
+        self.note_thread();
+        Some(Acquired::by(me))
     }
 
     /// As [`acquire`](Self::acquire), for one that was perhaps woken as one of those who sleep here, and therefore is one.
@@ -156,12 +164,10 @@ impl RawLock {
     /// Takes it if it is free, or if its holder is found dead; holders are looked at every few milliseconds.
     #[inline]
     pub fn try_acquire(&self, hold: Hold) -> Option<Acquired> {
-        let me = Holder::current();
-        if self.owner.compare_exchange(0, me.bits() | hold.bits(), Acquire, Relaxed).is_ok() {
-            self.note_thread();
-            return Some(Acquired::by(me));
+        if let taken @ Some(_) = self.acquire_at_once(hold) {
+            return taken;
         }
-        self.try_slow(me, hold)
+        self.try_slow(Holder::current(), hold)
     }
 
     #[cold]
@@ -266,7 +272,7 @@ impl RawLock {
 
     /// Releases it for the guard that got `acquired`. Does nothing in a child of a fork, which has but a copy of the guard,
     /// and may hold the lock by another.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn release_guarded(&self, acquired: &Acquired) {
         if !acquired.is_ours() {
             return;

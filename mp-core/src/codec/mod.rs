@@ -28,6 +28,9 @@ mod encode;
 mod lane;
 pub mod named;
 pub mod whole;
+mod words;
+
+use std::mem::ManuallyDrop;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -130,9 +133,15 @@ where
 #[inline(always)]
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], fds: Option<&mut Fds>) -> Result<T> {
     let mut decoder = decode::Decoder::new(bytes, fds.map(Table::new));
-    match (T::deserialize(&mut decoder), decoder.end()) {
-        (Ok(value), Ok(())) => Ok(value),
-        (Err(error), _) | (_, Err(error)) => Err(refused::<T>(error)),
+    match T::deserialize(&mut decoder).map(ManuallyDrop::new) {
+        Ok(value) => {
+            let value = words::take(value);
+            match decoder.end() {
+                Ok(()) => Ok(value),
+                Err(error) => Err(refused::<T>(error)),
+            }
+        }
+        Err(error) => Err(refused::<T>(error)),
     }
 }
 

@@ -16,6 +16,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::copy::copy;
 use super::place::{RINGS, SHORTEST, length};
+use super::short::Short;
+use super::{RECORD_HEAD, record_size};
 use crate::message::SharedFd;
 use crate::{Error, Result};
 
@@ -134,6 +136,12 @@ impl Memory {
         }
     }
 
+    /// The piece that is a ring, if there is one and it is mapped.
+    #[inline]
+    pub fn mapped(&self, ring: usize) -> Option<&Piece> {
+        self.rings.get(ring)?.get()
+    }
+
     #[cold]
     fn map_ring(&self, ring: usize) -> Result<&Piece> {
         if ring >= self.count {
@@ -174,6 +182,45 @@ impl Piece {
     #[inline]
     fn at(&self, offset: u64) -> usize {
         offset as usize & (self.length - 1)
+    }
+
+    #[inline]
+    pub fn length(&self) -> u64 {
+        self.length as u64
+    }
+
+    /// Writes a whole record of `size` bytes, if it does not go round the end; as [`write`](Self::write).
+    #[inline(always)]
+    pub fn write_record(&self, offset: u64, size: u64, bytes: &[u8]) -> bool {
+        let at = self.at(offset);
+        let room = self.length - at;
+        if size > room as u64 || bytes.len() > room - RECORD_HEAD as usize {
+            return false;
+        }
+        // SAFETY: all within the mapping, as was just seen; else as in `write`.
+        unsafe {
+            let to = self.start.as_ptr().add(at);
+            to.cast::<[u64; 2]>().write_unaligned([bytes.len() as u64, 0]);
+            copy(bytes.as_ptr(), to.add(RECORD_HEAD as usize), bytes.len());
+        }
+        true
+    }
+
+    /// Copies a whole record, if it is short, takes up `most` bytes at most, nothing is said about it, and it does not go round
+    /// the end of the ring; the size that it takes up. As [`read`](Self::read).
+    #[inline(always)]
+    pub fn read_record(&self, offset: u64, most: u64, short: &mut Short) -> Option<u64> {
+        let [bytes, about] = self.read_head(offset);
+        let size = record_size(bytes);
+        if bytes > Short::MOST as u64
+            || size > most
+            || self.at(offset) as u64 + size > self.length()
+            || about != 0
+        {
+            return None;
+        }
+        short.fill(self, offset + RECORD_HEAD, bytes as usize);
+        Some(size)
     }
 
     /// Copies `bytes` into a ring, round its end. The caller has the writers' lock and these pages are reserved.

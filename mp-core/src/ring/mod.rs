@@ -21,11 +21,13 @@
 
 mod copy;
 mod memory;
+mod pace;
 mod place;
 mod published;
 mod reader;
 mod record;
 mod short;
+mod straight;
 mod writer;
 
 #[cfg(all(test, loom))]
@@ -48,18 +50,27 @@ use crate::futex::{self, AtomicU32, AtomicU64, Ordering::*, WaitResult};
 use crate::wait::word_changed;
 use crate::{Error, Result, handle};
 use memory::{HEAD, Memory, damaged};
+use pace::Pace;
 use place::{Place, RINGS};
 use published::{Progress, Published};
 pub use reader::Next;
 pub use reader::Reader;
 pub use record::Record;
 pub use short::Short;
+pub use straight::Taken;
 pub use writer::{Staged, Writer};
 
 /// "mp-queue" in ASCII.
 const MAGIC: u64 = 0x6d70_2d71_7565_7565;
 /// Bytes before each record: its length, and what its writer says about it. Records begin at multiples of it.
 const RECORD_HEAD: u64 = 16;
+
+/// Bytes that a record with so many of its own takes up.
+#[inline]
+fn record_size(bytes: u64) -> u64 {
+    (RECORD_HEAD + bytes).next_multiple_of(RECORD_HEAD)
+}
+
 /// Memory so far ahead is fetched while a record is written or read.
 const AHEAD: u64 = 512;
 
@@ -117,6 +128,9 @@ struct WritersNotes {
     /// How far the readers were when a writer last looked.
     got_items: AtomicU64,
     got_place: AtomicU64,
+    /// Below these, the next record needs no look at anything else: its number, and where it ends.
+    free_items: AtomicU64,
+    free_place: AtomicU64,
     rings: [RingNotes; RINGS],
 }
 
@@ -135,6 +149,7 @@ struct ReadersNotes {
     /// How far the writers were when a reader last looked.
     put_items: AtomicU64,
     put_place: AtomicU64,
+    pace: Pace,
 }
 
 #[cold]
@@ -206,10 +221,12 @@ impl<L: InSharedMemory> Ring<L> {
 
     #[inline(always)]
     fn check(held: &impl Held, lock: &L) -> Result<()> {
-        if held.address() == (lock as *const L).cast() {
-            return Ok(());
-        }
-        Err(another_lock())
+        if Ring::<L>::is_of(held, lock) { Ok(()) } else { Err(another_lock()) }
+    }
+
+    #[inline(always)]
+    fn is_of(held: &impl Held, lock: &L) -> bool {
+        held.address() == (lock as *const L).cast()
     }
 
     /// How many records are in it.
@@ -348,11 +365,6 @@ impl<'a> Doze<'a> {
     /// Whether the other side has done something since.
     pub fn is_over(&self) -> bool {
         self.side.changed(self.word)
-    }
-
-    /// How many records the other side has put or got since.
-    pub fn count(&self) -> u64 {
-        self.side.read().0.items.wrapping_sub(self.items)
     }
 
     /// Sleeps until the other side does something, or the deadline; it may also end without a cause.

@@ -29,17 +29,23 @@ impl Place {
     /// None if no ring is meant.
     #[inline]
     pub fn from_word(word: u64) -> Option<Place> {
-        let ring = (word >> RING) as usize;
+        let ring = Place::ring_of(word);
         (ring < RINGS).then_some(Place { ring, offset: word & OFFSET })
     }
 
+    /// The ring of a word, whether or not there is one.
     #[inline]
-    pub fn word(self) -> u64 {
+    pub fn ring_of(word: u64) -> usize {
+        (word >> RING) as usize
+    }
+
+    #[inline]
+    pub const fn word(self) -> u64 {
         (self.ring as u64) << RING | self.offset & OFFSET
     }
 
     #[inline]
-    pub fn start(ring: usize) -> Place {
+    pub const fn start(ring: usize) -> Place {
         Place { ring, offset: 0 }
     }
 }

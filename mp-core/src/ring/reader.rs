@@ -6,7 +6,7 @@ use super::memory::{Piece, damaged, not_read, not_written};
 use super::place::{Place, RINGS, length};
 use super::published::{Progress, Published};
 use super::record::Record;
-use super::{AHEAD, InSharedMemory, RECORD_HEAD, Ring};
+use super::{AHEAD, InSharedMemory, RECORD_HEAD, Ring, record_size};
 use crate::Result;
 use crate::futex::Ordering::*;
 
@@ -107,7 +107,7 @@ impl<'a, L: InSharedMemory> Reader<'a, L> {
     /// Goes on behind the record that [`peek`](Self::peek) found; it is taken once that is published.
     #[inline(always)]
     pub fn pass(&mut self, next: &Next) {
-        self.now.at.offset += (RECORD_HEAD + next.bytes).next_multiple_of(RECORD_HEAD);
+        self.now.at.offset += record_size(next.bytes);
         self.now.items = self.now.items.wrapping_add(1);
         self.now.taken += 1;
     }
@@ -147,14 +147,10 @@ impl Position {
     /// Looks how far the writers are.
     #[inline(always)]
     fn look<L: InSharedMemory>(self, ring: &Ring<L>) -> Result<Position> {
-        let notes = &ring.header().readers;
-        let (written, word) = ring.header().put.read();
+        let (written, word) = ring.look_at_writers(self.items);
         // What was published when the ring was found closed is all there will ever be.
         let drained = Published::says_closed(word) && written.items == self.items;
         let put = Place::from_word(written.place).ok_or_else(not_written)?;
-        // In this order: a death in between leaves a place that is right for more records than are known.
-        notes.put_place.store(written.place, Relaxed);
-        notes.put_items.store(written.items, Release);
         Ok(Position { put, put_items: written.items, drained, ..self })
     }
 
@@ -182,5 +178,19 @@ impl Position {
         } else {
             ring.notes(self.at.ring).leave_at.load(Relaxed)
         }
+    }
+}
+
+impl<L: InSharedMemory> Ring<L> {
+    /// For the holder of the readers' lock, after `items` records: how far the writers are, noted for the next one.
+    #[inline]
+    pub(super) fn look_at_writers(&self, items: u64) -> (Progress, u64) {
+        let notes = &self.header().readers;
+        notes.pace.before_look(items);
+        let (written, word) = self.header().put.read();
+        // In this order: a death in between leaves a place that is right for more records than are known.
+        notes.put_place.store(written.place, Relaxed);
+        notes.put_items.store(written.items, Release);
+        (written, word)
     }
 }

@@ -30,13 +30,42 @@ fn hold(toy: &Toy) -> Hold<'_> {
     Hold(toy)
 }
 
+/// What is said about a record: something about every other one.
+fn about(record: &[u8]) -> u64 {
+    record.len() as u64 * (record.len() as u64 % 2)
+}
+
 fn put(ring: &Ring<Toy>, records: &[&[u8]]) -> Result<Vec<Staged>> {
     let held = hold(ring.put_lock());
     let mut writer = ring.writer(&held)?;
-    let staged =
-        records.iter().map(|record| writer.stage(record, &[], record.len() as u64)).collect::<Result<_>>();
+    let staged = records.iter().map(|record| writer.stage(record, &[], about(record))).collect::<Result<_>>();
     writer.publish();
     staged
+}
+
+/// As [`put`], straight where that is possible.
+fn put_straight(ring: &Ring<Toy>, records: &[&[u8]]) -> Result<Vec<Staged>> {
+    let each = records.iter().map(|record| {
+        if about(record) == 0 && ring.put_short(&hold(ring.put_lock()), record) {
+            return Ok(Staged::Yes);
+        }
+        Ok(put(ring, &[record])?[0])
+    });
+    each.collect()
+}
+
+/// As [`get`], straight where that is possible.
+fn get_straight(ring: &Ring<Toy>) -> Result<Option<Vec<u8>>> {
+    {
+        let (held, mut short, read) = (hold(ring.get_lock()), Short::new(), ring.read());
+        if let Some(taken) = ring.get_short(&held, &mut short) {
+            assert_eq!((taken.number(), ring.read()), (read, read), "not taken before that is published");
+            taken.publish();
+            assert_eq!(ring.read(), read + 1);
+            return Ok(Some(short.as_slice().to_vec()));
+        }
+    }
+    get(ring)
 }
 
 fn get(ring: &Ring<Toy>) -> Result<Option<Vec<u8>>> {
@@ -45,7 +74,7 @@ fn get(ring: &Ring<Toy>) -> Result<Option<Vec<u8>>> {
     let Some(next) = reader.peek()? else { return Ok(None) };
     let mut bytes = Vec::new();
     reader.record(&next)?.read(0, &mut bytes)?;
-    assert_eq!(next.about, next.bytes);
+    assert_eq!(next.about, about(&bytes));
     let mut short = Short::new();
     assert_eq!(reader.record(&next)?.read_short(&mut short), bytes.len() <= Short::MOST);
     assert!(bytes.len() > Short::MOST || short.as_slice() == bytes, "a short record is another one");
@@ -178,18 +207,52 @@ fn na_14_too_much_is_an_error_to_the_writer() {
     assert_eq!(get(&ring).unwrap().unwrap(), b"small");
 }
 
+#[test]
+fn what_is_simple_goes_straight() {
+    let ring = Ring::<Toy>::create("straight", 1000).unwrap();
+    let put_short = |record: &[u8]| ring.put_short(&hold(ring.put_lock()), record);
+    assert!(!put_short(b"no page is there yet"));
+    put(&ring, &[b"ab"]).unwrap();
+    let long = [7; Short::MOST + 2];
+    assert!(put_short(b"") && put_short(b"cd") && put_short(&long));
+    assert_eq!(put(&ring, &[b"said"]).unwrap(), [Staged::Yes]);
+    let get_short = || {
+        let mut short = Short::new();
+        let taken = ring.get_short(&hold(ring.get_lock()), &mut short).map(|taken| taken.publish());
+        taken.map(|()| short.as_slice().to_vec())
+    };
+    assert_eq!([get_short(), get_short(), get_short()].map(Option::unwrap), [&b"ab"[..], b"", b"cd"]);
+    assert_eq!(get_short(), None, "too long");
+    assert_eq!(get(&ring).unwrap().unwrap(), long);
+    assert_eq!(get_short().unwrap(), b"said");
+    assert_eq!(get_short(), None, "nothing is there");
+    // The others come to the end of what is known, or of the ring.
+    let mut others = 0;
+    for _ in 0..10_000 {
+        if !put_short(&[1; 16]) {
+            others += 1;
+            put(&ring, &[&[1; 16]]).unwrap();
+        }
+        others += u64::from(get_short().is_none() && get(&ring).unwrap().is_some());
+    }
+    assert!(others < 100, "{others} of 20,000");
+    assert!(ring.is_empty());
+    ring.close();
+    assert!(!put_short(b"ef"));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Put(Vec<usize>),
-    Get(usize),
+    Put(Vec<usize>, bool),
+    Get(usize, bool),
     Abort(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let size = prop_oneof![10 => 0usize..100, 3 => 1000usize..70_000, 1 => 100_000usize..3_000_000];
     prop_oneof![
-        4 => prop::collection::vec(size.clone(), 1..4).prop_map(Step::Put),
-        4 => (1usize..6).prop_map(Step::Get),
+        4 => (prop::collection::vec(size.clone(), 1..4), any::<bool>()).prop_map(|(sizes, straight)| Step::Put(sizes, straight)),
+        4 => (1usize..6, any::<bool>()).prop_map(|(count, straight)| Step::Get(count, straight)),
         1 => size.prop_map(Step::Abort),
     ]
 }
@@ -203,11 +266,12 @@ proptest! {
         let mut stamp = 0_u64;
         for step in steps {
             match step {
-                Step::Put(sizes) => {
+                Step::Put(sizes, straight) => {
                     let records: Vec<Vec<u8>> = sizes.iter().map(|&size| {
                         stamp += 1;
                         (0..size).map(|at| (at as u64 ^ stamp) as u8).collect()
                     }).collect();
+                    let put = if straight { put_straight } else { put };
                     let staged = put(&ring, &records.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
                     for (record, staged) in records.into_iter().zip(staged) {
                         prop_assert_eq!(staged == Staged::Full, model.len() as u64 == limit);
@@ -216,7 +280,8 @@ proptest! {
                         }
                     }
                 }
-                Step::Get(count) => for _ in 0..count {
+                Step::Get(count, straight) => for _ in 0..count {
+                    let get = if straight { get_straight } else { get };
                     prop_assert_eq!(get(&ring).unwrap(), model.pop_front());
                 },
                 Step::Abort(size) => {
@@ -260,6 +325,13 @@ proptest! {
             assert_eq!(short.as_slice().len() as u64, if is_short { next.bytes } else { 0 });
             reader.pass(&next);
             reader.publish();
+        }
+        for _ in 0..10 {
+            let (held, mut short) = (hold(ring.get_lock()), Short::new());
+            let Some(taken) = ring.get_short(&held, &mut short) else { break };
+            assert!(short.as_slice().len() <= Short::MOST);
+            taken.publish();
+            ring.put_short(&hold(ring.put_lock()), &[0; 1000]);
         }
         let held = hold(ring.put_lock());
         if let Ok(mut writer) = ring.writer(&held) {

@@ -4,7 +4,7 @@
 
 use super::memory::{not_read, not_written};
 use super::place::{self, Place, RINGS, fitting, length};
-use super::{AHEAD, InSharedMemory, RECORD_HEAD, Ring, published};
+use super::{AHEAD, InSharedMemory, RECORD_HEAD, Ring, published, record_size};
 use crate::futex::Ordering::*;
 use crate::{Error, Result};
 
@@ -73,7 +73,7 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
             }
         }
         let bytes = head.len() as u64 + body.len() as u64;
-        let size = (RECORD_HEAD + bytes).next_multiple_of(RECORD_HEAD);
+        let size = record_size(bytes);
         self.room(size)?;
         let at = self.now.at;
         let piece = self.ring.memory.ring(at.ring)?;
@@ -155,7 +155,22 @@ impl Position {
         let got = Place::from_word(read.place).ok_or_else(not_read)?;
         notes.got_items.store(read.items, Relaxed);
         notes.got_place.store(read.place, Relaxed);
-        Ok(Position { got, got_items: read.items, ..self })
+        let now = Position { got, got_items: read.items, ..self };
+        now.note_free(ring, now.read());
+        Ok(now)
+    }
+
+    /// Notes how far writers can go in the current ring without a look, if readers are at least at `read` there: that is so
+    /// from now on, whether or not anything is published.
+    fn note_free<L: InSharedMemory>(self, ring: &Ring<L>, read: u64) {
+        let notes = &ring.header().writers;
+        let reserved = ring.notes(self.at.ring).reserved.load(Relaxed);
+        let length = length(self.at.ring);
+        let end = if reserved < length { reserved } else { read.saturating_add(length) };
+        // In long rings each record has to ask whether to go back.
+        let end = if self.at.ring <= KEPT { end } else { 0 };
+        notes.free_items.store(self.got_items.saturating_add(ring.limit()), Relaxed);
+        notes.free_place.store(Place { ring: self.at.ring, offset: end }.word(), Relaxed);
     }
 
     /// Whether there is a place for `size` bytes, with pages.
@@ -183,6 +198,7 @@ impl Position {
         }
         if self.fits(size) {
             ring.reserve(self.at, size)?;
+            self.note_free(ring, self.read());
             return Ok(self);
         }
         let rings = ring.memory.count();
@@ -201,10 +217,16 @@ impl Position {
         }
     }
 
+    /// How far the readers are in the current ring, at least.
+    #[inline]
+    fn read(self) -> u64 {
+        if self.got.ring == self.at.ring { self.got.offset } else { 0 }
+    }
+
     /// Bytes of the current ring that are not read yet.
     #[inline]
     fn unread(self) -> u64 {
-        self.at.offset.wrapping_sub(if self.got.ring == self.at.ring { self.got.offset } else { 0 })
+        self.at.offset.wrapping_sub(self.read())
     }
 
     #[inline]
@@ -249,7 +271,9 @@ impl Position {
         let notes = ring.notes(self.at.ring);
         notes.leave_at.store(self.at.offset, Relaxed);
         notes.leave_for.store(next as u64, Relaxed);
-        Ok(Position { at: start, ..self })
+        let now = Position { at: start, ..self };
+        now.note_free(ring, 0);
+        Ok(now)
     }
 }
 
