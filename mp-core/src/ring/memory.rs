@@ -206,17 +206,13 @@ impl Piece {
         true
     }
 
-    /// Copies a whole record, if it is short, takes up `most` bytes at most, nothing is said about it, and it does not go round
-    /// the end of the ring; the size that it takes up. As [`read`](Self::read).
+    /// Copies a whole record, if it is short, takes up `most` bytes at most, and nothing is said about it; the size that it
+    /// takes up. As [`read`](Self::read).
     #[inline(always)]
     pub fn read_record(&self, offset: u64, most: u64, short: &mut Short) -> Option<u64> {
         let [bytes, about] = self.read_head(offset);
         let size = record_size(bytes);
-        if bytes > Short::MOST as u64
-            || size > most
-            || self.at(offset) as u64 + size > self.length()
-            || about != 0
-        {
+        if bytes > Short::MOST as u64 || size > most || about != 0 {
             return None;
         }
         short.fill(self, offset + RECORD_HEAD, bytes as usize);

@@ -1,4 +1,4 @@
-//! The most frequent case, straight on: one short record in one piece, at a place that needs no look at anything else.
+//! The most frequent case, straight on: one short record, at a place that needs no look at anything else.
 //!
 //! Whatever is different, and whatever is wrong, is left to [`Writer`](super::Writer) and [`Reader`](super::Reader), who
 //! handle all cases and come to the same in this one.
