@@ -271,7 +271,7 @@ pub const AREAS: &[Area] = &[
 /// The limit of locks.
 const MUTEX: &str = mutex::VIA;
 
-/// The limit of what goes through queues and takes longer than that this machine changes by the moment.
+/// The limit of items that take long enough for a limit that is measured at another time.
 const RING: &str = "shm ring 256 KiB, spin";
 
 /// Items of 16 bytes: a rate, and 0.4 times the limit.

@@ -172,13 +172,14 @@ impl Channel {
     #[inline(never)]
     pub fn put_one(&self, head: &[u8], body: &[u8], wait: &Wait) -> Put {
         loop {
+            let held = self.ring.put_lock().guard_at_once();
             if body.is_empty()
-                && let Some(held) = self.ring.put_lock().guard_at_once()
-                && self.ring.put_short(&held, head)
+                && let Some(held) = &held
+                && self.ring.put_short(held, head)
             {
                 return Put::Done;
             }
-            if let Some(put) = self.put_otherwise(head, body, *wait) {
+            if let Some(put) = self.put_otherwise(held, head, body, *wait) {
                 return put;
             }
         }
@@ -187,8 +188,10 @@ impl Channel {
     /// Puts one item the general way; none if there was no room, and it waited for some.
     #[cold]
     #[inline(never)]
-    fn put_otherwise(&self, head: &[u8], body: &[u8], wait: Wait) -> Option<Put> {
-        match self.try_put_one(head, body, wait) {
+    fn put_otherwise(&self, held: Option<RawGuard<'_>>, head: &[u8], body: &[u8], wait: Wait) -> Option<Put> {
+        let put =
+            held.or_else(|| self.guard_put(wait)).map_or(Ok(false), |held| self.put_held(&held, head, body));
+        match put {
             Ok(true) => Some(Put::Done),
             Ok(false) if self.wait_for_room(wait) => None,
             Ok(false) => Some(Put::Full),
@@ -207,11 +210,10 @@ impl Channel {
         wait.guard(self.ring.get_lock(), matters, || self.ring.read())
     }
 
-    /// As [`put_one`](Self::put_one), without waiting for room: whether there was some.
+    /// Puts one item under the lock: whether there was room.
     #[inline(always)]
-    fn try_put_one(&self, head: &[u8], body: &[u8], wait: Wait) -> Result<bool, Boxed> {
-        let Some(held) = self.guard_put(wait) else { return Ok(false) };
-        let mut writer = self.ring.writer(&held)?;
+    fn put_held(&self, held: &RawGuard<'_>, head: &[u8], body: &[u8]) -> Result<bool, Boxed> {
+        let mut writer = self.ring.writer(held)?;
         match writer.stage(head, body, 0)? {
             Staged::Yes if writer.publish() => Ok(true),
             Staged::Full => Ok(false),
@@ -344,8 +346,10 @@ impl Channel {
         other: &mut dyn FnMut(Found<'_>) -> Result<()>,
     ) -> Got {
         loop {
-            if let Some(held) = self.ring.get_lock().guard_at_once()
-                && let Some(taken) = self.ring.get_short(&held, short)
+            let held = self.ring.get_lock().guard_at_once();
+            let would_wait = matches!(wait, Wait::Until(_));
+            if let Some(held) = &held
+                && let Some(taken) = self.ring.get_short(held, short, would_wait)
             {
                 let number = taken.number();
                 witness.before(number, 1);
@@ -353,17 +357,18 @@ impl Channel {
                 witness.after(number + 1);
                 return Got::Short;
             }
-            if let Some(got) = self.get_otherwise(*wait, witness, short, other) {
+            if let Some(got) = self.get_otherwise(held, *wait, witness, short, other) {
                 return got;
             }
         }
     }
 
-    /// Gets one item the general way; none if there was none, and it waited for one.
+    /// Gets one item the general way; none if there was none, or somebody was faster, and it waited for one.
     #[cold]
     #[inline(never)]
     fn get_otherwise<W: Witness>(
         &self,
+        held: Option<RawGuard<'_>>,
         wait: Wait,
         witness: &W,
         short: &mut Short,
@@ -371,6 +376,7 @@ impl Channel {
     ) -> Option<Got> {
         // First, so that one who has to wait needs but the short way when it wakes up.
         if let Some(doze) = self.ring.doze_if_empty() {
+            drop(held);
             return if self.wait_for_item(wait, &doze) { None } else { Some(Got::Nothing) };
         }
         let mut got = Got::Nothing;
@@ -382,7 +388,7 @@ impl Channel {
             }
             Ok(Fate::Last)
         };
-        match self.try_get(1, wait, witness, &mut each) {
+        match self.try_get(held, 1, wait, witness, &mut each) {
             Ok(true) => Some(got),
             // Somebody was faster.
             Ok(false) if !wait.is_over() => None,
@@ -400,7 +406,7 @@ impl Channel {
         mut each: impl FnMut(Found<'_>) -> Result<Fate>,
     ) -> Result<()> {
         let mut each = |found: Found<'_>| each(found).map_err(Box::new);
-        while !self.try_get(most, wait, witness, &mut each).map_err(|error| *error)? {
+        while !self.try_get(None, most, wait, witness, &mut each).map_err(|error| *error)? {
             let doze = self.ring.doze_if_empty();
             if doze.map_or(wait.is_over(), |doze| !self.wait_for_item(wait, &doze)) {
                 return Err(Error::Empty);
@@ -422,16 +428,17 @@ impl Channel {
         true
     }
 
-    /// As [`get`](Self::get), without waiting for an item: whether there was one.
+    /// As [`get`](Self::get), without waiting for an item: whether there was one. Takes the lock, unless it is `held`.
     #[inline(always)]
     fn try_get(
         &self,
+        held: Option<RawGuard<'_>>,
         most: usize,
         wait: Wait,
         witness: &impl Witness,
         each: &mut impl FnMut(Found<'_>) -> Result<Fate, Boxed>,
     ) -> Result<bool, Boxed> {
-        let Some(held) = self.guard_get(wait) else { return Ok(false) };
+        let Some(held) = held.or_else(|| self.guard_get(wait)) else { return Ok(false) };
         let mut reader = self.ring.reader(&held)?;
         let mut got = 0;
         while got < most {

@@ -9,8 +9,8 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 /// Longer values are moved as the compiler likes: that wait is little beside the rest.
 const MOST: usize = 8;
 
-/// One word, whatever is in it.
-type Word = MaybeUninit<usize>;
+/// One word, whatever is in it, perhaps a pointer.
+type Word = MaybeUninit<*const ()>;
 
 /// `value`, out of a place where it was just written in pieces.
 #[inline(always)]

@@ -292,3 +292,24 @@ fn a_wake_up_is_passed_on() {
         watcher.join().unwrap();
     });
 }
+
+/// One item at least is there all the time.
+#[test]
+fn what_is_never_empty_is_never_found_empty() {
+    explore(3, || {
+        let sides = Arc::new([Published::default(), Published::default()]);
+        sides[0].publish(progress(1), 1, || ());
+        let trader = thread::spawn({
+            let sides = sides.clone();
+            move || {
+                for items in 1..=2 {
+                    sides[0].publish(progress(items + 1), 1, || ());
+                    sides[1].publish(progress(items), 1, || ());
+                }
+            }
+        });
+        let [put, got] = &*sides;
+        assert!(super::Doze::if_empty(put, got).is_none());
+        trader.join().unwrap();
+    });
+}

@@ -211,8 +211,11 @@ impl Piece {
     #[inline(always)]
     pub fn read_record(&self, offset: u64, most: u64, short: &mut Short) -> Option<u64> {
         let [bytes, about] = self.read_head(offset);
+        if bytes > Short::MOST as u64 || about != 0 {
+            return None;
+        }
         let size = record_size(bytes);
-        if bytes > Short::MOST as u64 || size > most || about != 0 {
+        if size > most {
             return None;
         }
         short.fill(self, offset + RECORD_HEAD, bytes as usize);

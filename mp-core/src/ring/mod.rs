@@ -335,9 +335,7 @@ impl<L: InSharedMemory> Ring<L> {
     /// As [`doze_until_put`](Self::doze_until_put), with the look: none if there is a record, or the ring is closed.
     #[inline]
     pub fn doze_if_empty(&self) -> Option<Doze<'_>> {
-        let doze = self.doze_until_put();
-        let got = self.header().got.read().0.items;
-        (doze.items == got && !Published::says_closed(doze.word)).then_some(doze)
+        Doze::if_empty(&self.header().put, &self.header().got)
     }
 
     /// What a writer who found no room sleeps on; as [`doze_until_put`](Self::doze_until_put).
@@ -360,6 +358,14 @@ impl<'a> Doze<'a> {
         let turn = side.now();
         let (progress, word) = side.read();
         Doze { side, turn, word, items: progress.items }
+    }
+
+    #[inline]
+    fn if_empty(put: &'a Published, got: &Published) -> Option<Doze<'a>> {
+        // In this order: as many were put then as had been got before, so it was empty then.
+        let got = got.read().0.items;
+        let doze = Doze::new(put);
+        (doze.items == got && !Published::says_closed(doze.word)).then_some(doze)
     }
 
     /// Whether the other side has done something since.

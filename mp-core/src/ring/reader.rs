@@ -147,7 +147,7 @@ impl Position {
     /// Looks how far the writers are.
     #[inline(always)]
     fn look<L: InSharedMemory>(self, ring: &Ring<L>) -> Result<Position> {
-        let (written, word) = ring.look_at_writers(self.items);
+        let (written, word) = ring.look_at_writers();
         // What was published when the ring was found closed is all there will ever be.
         let drained = Published::says_closed(word) && written.items == self.items;
         let put = Place::from_word(written.place).ok_or_else(not_written)?;
@@ -182,11 +182,10 @@ impl Position {
 }
 
 impl<L: InSharedMemory> Ring<L> {
-    /// For the holder of the readers' lock, after `items` records: how far the writers are, noted for the next one.
+    /// For the holder of the readers' lock: how far the writers are, noted for the next one.
     #[inline]
-    pub(super) fn look_at_writers(&self, items: u64) -> (Progress, u64) {
+    pub(super) fn look_at_writers(&self) -> (Progress, u64) {
         let notes = &self.header().readers;
-        notes.pace.before_look(items);
         let (written, word) = self.header().put.read();
         // In this order: a death in between leaves a place that is right for more records than are known.
         notes.put_place.store(written.place, Relaxed);

@@ -1,4 +1,4 @@
-//! The most frequent case, straight on: one short record, at a place that needs no look at anything else.
+//! The most frequent case, straight on: one record, mostly a short one, at a place that needs no look at anything else.
 //!
 //! Whatever is different, and whatever is wrong, is left to [`Writer`](super::Writer) and [`Reader`](super::Reader), who
 //! handle all cases and come to the same in this one.
@@ -38,7 +38,8 @@ impl<L: InSharedMemory> Taken<'_, L> {
 }
 
 impl<L: InSharedMemory> Ring<L> {
-    /// Puts a record in, for the holder of [`put_lock`](Self::put_lock), if that is simple; else nothing has happened.
+    /// Puts a record in, for the holder of [`put_lock`](Self::put_lock), if that is simple; else nothing has happened. It may be
+    /// a long one, if there is room for it.
     #[inline(always)]
     pub fn put_short(&self, held: &impl Held, bytes: &[u8]) -> bool {
         let header = self.header();
@@ -60,18 +61,37 @@ impl<L: InSharedMemory> Ring<L> {
         header.put.publish_if_open(after, 1, || self.note_cpu(true))
     }
 
-    /// Copies the next record into `short`, for the holder of [`get_lock`](Self::get_lock), if there is one and that is simple.
+    /// Copies the next record into `short`, for the holder of [`get_lock`](Self::get_lock), if there is one and that is simple;
+    /// one who would wait for it anyway may hesitate for a moment before it looks whether there is one.
+    ///
+    /// It is taken while the lock is held, or not at all:
+    ///
+    /// ```compile_fail,E0505
+    /// # fn example<L: mp_core::arena::InSharedMemory>(ring: &mp_core::ring::Ring<L>, held: impl mp_core::ring::Held) {
+    /// let taken = ring.get_short(&held, &mut mp_core::ring::Short::new(), false);
+    /// drop(held);
+    /// taken.map(|taken| taken.publish());
+    /// # }
+    /// ```
     #[inline(always)]
-    pub fn get_short(&self, held: &impl Held, short: &mut Short) -> Option<Taken<'_, L>> {
+    pub fn get_short<'a>(
+        &'a self,
+        held: &'a impl Held,
+        short: &mut Short,
+        would_wait: bool,
+    ) -> Option<Taken<'a, L>> {
+        if !Ring::<L>::is_of(held, self.get_lock()) {
+            return None;
+        }
         let header = self.header();
         let now = header.got.read_own();
         let notes = &header.readers;
         if now.items == notes.put_items.load(Relaxed) {
-            self.look_at_writers(now.items);
+            notes.pace.before_look(now.items, would_wait);
+            self.look_at_writers();
         }
         let written = notes.put_place.load(Relaxed).wrapping_sub(now.place);
-        let is_simple = Ring::<L>::is_of(held, self.get_lock())
-            && now.items != notes.put_items.load(Relaxed)
+        let is_simple = now.items != notes.put_items.load(Relaxed)
             && now.place < LONG_RINGS
             && header.left.load(Relaxed) == 0;
         let piece = self.piece_of(now.place, written)?;

@@ -126,7 +126,8 @@ impl<'a, L: InSharedMemory> Writer<'a, L> {
     /// Publishes that the next record will be in the shortest ring; for an empty ring.
     pub(super) fn go_home(self) -> Result<()> {
         if self.now.at.ring != 0 {
-            let home = self.now.enter(self.ring, 0, 0)?;
+            // With a look first: readers were noted in the home ring perhaps, long ago.
+            let home = self.now.look(self.ring)?.enter(self.ring, 0, 0)?;
             // A sleeper has to say again that it sleeps.
             self.ring.header().put.publish(home.published(), 1, || ());
         }
