@@ -56,7 +56,9 @@ fn na_02_one_who_dies_in_another_ring_was_never_there() {
         {
             let held = hold(ring.put_lock());
             let mut writer = ring.writer(&held).unwrap();
-            (0..round).for_each(|_| drop(writer.stage(&[7; 50_000], &[], 0).unwrap()));
+            for _ in 0..round {
+                writer.stage(&[7; 50_000], &[], 0).unwrap();
+            }
         }
         put_numbers(&ring, 1000 + round..2000);
         get_numbers(&ring, 0..2000);
