@@ -38,6 +38,12 @@ impl RawLock {
     }
 
     /// As [`try_guard`](Self::try_guard), by one look: `None` also if its holder is dead. Its cost is the exchange, and no more.
+    ///
+    /// ```
+    /// let lock = mp_sync::RawLock::default();
+    /// let guard = lock.guard_at_once();
+    /// assert!(guard.is_some() && lock.guard_at_once().is_none());
+    /// ```
     #[inline(always)]
     pub fn guard_at_once(&self) -> Option<RawGuard<'_>> {
         self.acquire_at_once(Hold::Guarded).map(|acquired| RawGuard { lock: self, acquired })

@@ -10,6 +10,7 @@
 //! | `put`, what was written       | whoever has the writers' lock       |
 //! | `got`, what was read          | whoever has the readers' lock       |
 //! | `rings`: changes, reserved pages | whoever has the writers' lock    |
+//! | `writers`, `readers`: what a side knows of the other | whoever has the side's lock |
 //! | bytes between `got` and `put` | nobody: they are published          |
 //! | all other bytes               | whoever has the writers' lock       |
 //!

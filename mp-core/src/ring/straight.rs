@@ -14,7 +14,8 @@ use crate::futex::Ordering::*;
 /// Where the rings begin that are left as soon as they are empty.
 const LONG_RINGS: u64 = Place::start(KEPT + 1).word();
 
-/// A record that was copied out of the ring and is not yet taken; see [`Ring::get_short`].
+/// A record that was copied out of the ring and is not yet taken: if the process dies now, it is still there for the next one.
+/// See [`Ring::get_short`].
 #[must_use = "it is taken when that is published"]
 pub struct Taken<'a, L> {
     ring: &'a Ring<L>,

@@ -64,3 +64,25 @@ fn na_02_one_who_dies_in_another_ring_was_never_there() {
         get_numbers(&ring, 0..2000);
     }
 }
+
+/// NA-2: on the straight way, one that is killed before its exchange has put, or taken, nothing.
+#[test]
+fn na_02_one_who_dies_before_the_exchange_has_done_nothing() {
+    let ring = Ring::<Toy>::create("death", 1000).unwrap();
+    for round in 0..3000 {
+        put_numbers(&ring, round..round + 2);
+        {
+            let held = hold(ring.put_lock());
+            let place = ring.header().put.read_own().place;
+            let piece = ring.memory.mapped(Place::ring_of(place)).unwrap();
+            // At the end of the ring it would have gone the general way.
+            let _ = piece.write_record(place, record_size(100), &[0xee; 100]);
+            drop(held);
+            let held = hold(ring.get_lock());
+            drop(ring.get_short(&held, &mut Short::new(), true).expect("a record"));
+        }
+        assert_eq!(ring.len(), 2);
+        get_numbers(&ring, round..round + 2);
+        assert_eq!(get_straight(&ring).unwrap(), None);
+    }
+}
